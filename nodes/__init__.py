@@ -1,0 +1,30 @@
+"""The extension: THE list of nodes. Ids are for ever, widgets are only ever appended."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .image import CLIPVisionEncode, ImageToVideo
+from .latent import EmptyLatent, VAEDecode, VAEEncode
+from .loaders import LoadCLIPVision, LoadModel, LoadTextEncoder, LoadVAE
+from .sampling import Sampler
+from .text import TextEncode
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadModel,
+    LoadTextEncoder,
+    LoadVAE,
+    LoadCLIPVision,
+    TextEncode,
+    CLIPVisionEncode,
+    EmptyLatent,
+    ImageToVideo,
+    VAEEncode,
+    Sampler,
+    VAEDecode,
+]
+
+
+class WanCoreExtension(ComfyExtension):
+    """What ``comfy_entrypoint`` hands to the host."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,185 @@
+"""The only file that talks to ComfyUI: files, devices, memory, progress, notices and cancel.
+
+Uses only what ComfyUI 0.3.64 and 0.33.0 both have, by keyword.
+"""
+
+import logging
+from pathlib import Path
+
+import comfy.model_management as mm
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from server import PromptServer
+
+from ..wan_core.errors import CapacityError, gigabytes
+from ..wan_core.runtime.ports import Compute, Notify, Ports, Progress, no_progress
+from ..wan_core.runtime.residency import Resident
+from ..wan_core.stages.preview import latent_to_rgb
+from ..wan_core.variants import LATENTS
+
+log = logging.getLogger(__name__)
+
+NONE = "none"
+PREVIEW_SIZE = 512
+
+
+def model_files(folder: str) -> list[str]:
+    """File names for a combo, as the host lists them."""
+    return folder_paths.get_filename_list(folder)
+
+
+def model_path(folder: str, name: str) -> Path:
+    """The full path of a listed file; the host refuses names that it does not list."""
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def file_fingerprint(folder: str, *names: str) -> str:
+    """Changes when one of the files does, so that a replaced file is loaded again."""
+    parts = []
+    for name in names:
+        path = folder_paths.get_full_path(folder, name) if name and name != NONE else None
+        stat = Path(path).stat() if path else None
+        parts.append(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" if stat else str(name))
+    return "|".join(parts)
+
+
+_DEVICES = {
+    "dit": mm.get_torch_device,
+    "umt5": mm.text_encoder_device,
+    "clip_vision": mm.text_encoder_device,
+    "vae": mm.vae_device,
+}
+
+
+def compute(kind: str) -> Compute:
+    """Where the host wants this kind of model to compute."""
+    device = torch.device(_DEVICES[kind]())
+    if device.type == "cpu":
+        return Compute(device=device)
+    return Compute(device=device, bf16=bool(mm.should_use_bf16(device=device)))
+
+
+class HostModel:
+    """Our weights in the host's list of loaded models, so that ``/free`` and native nodes can evict them.
+
+    The smallest object that ``load_models_gpu`` accepts; the host keeps only weak references to it. Weights move as a
+    whole.
+    """
+
+    parent = None
+
+    def __init__(self, weights: Resident):
+        self.weights = weights
+        self.model = weights.module
+        self.load_device = weights.device
+        self.offload_device = torch.device("cpu")
+
+    def is_dynamic(self) -> bool:
+        return False
+
+    def is_clone(self, other) -> bool:
+        return other is self
+
+    def model_size(self) -> int:
+        return self.weights.size_bytes()
+
+    def loaded_size(self) -> int:
+        return self.weights.size_bytes() if self.weights.where == self.load_device else 0
+
+    def current_loaded_device(self) -> torch.device:
+        return self.weights.where
+
+    def model_dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def model_patches_to(self, device_or_dtype) -> None:
+        pass
+
+    def model_patches_models(self) -> list:
+        return []
+
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
+        before = self.loaded_size()
+        self.weights.move_to(torch.device(device_to))
+        return self.loaded_size() - before
+
+    def partially_unload(self, device_to, memory_to_free=0, *args, **kwargs) -> int:
+        freed = self.loaded_size()
+        self.weights.move_to(self.offload_device)
+        return freed
+
+    def detach(self, unpatch_all=True) -> None:
+        if unpatch_all:
+            self.weights.move_to(self.offload_device)
+
+    def cleanup(self) -> None:
+        pass
+
+
+class HostMemory:
+    """Places weights through the host's own manager."""
+
+    def place(self, weights: Resident, activation_bytes: int) -> torch.nn.Module:
+        self._refuse_if_impossible(weights, activation_bytes)
+        if not isinstance(weights.registered, HostModel):
+            weights.registered = HostModel(weights)
+        mm.load_models_gpu([weights.registered], memory_required=activation_bytes)
+        return weights.module
+
+    def _refuse_if_impossible(self, weights: Resident, activation_bytes: int) -> None:
+        """Say so before the work starts when even an empty device would be too small."""
+        needed = weights.size_bytes() + activation_bytes
+        total = mm.get_total_memory(weights.device)
+        if needed > total:
+            raise CapacityError(
+                f"{weights.name} needs {gigabytes(needed)} ({gigabytes(weights.size_bytes())} weights, about "
+                f"{gigabytes(activation_bytes)} to work in) on {weights.device}, which has {gigabytes(total)} "
+                f"({gigabytes(mm.get_free_memory(weights.device))} free now). Use fewer frames or a smaller size, or a "
+                "smaller or fp8 model file."
+            )
+
+
+def host_ports(notify: Notify = log.info, progress: Progress = no_progress) -> Ports:
+    """The host's memory and cancel button, for calls that native nodes make on our objects."""
+    return Ports(
+        memory=HostMemory(),
+        check_cancel=mm.throw_exception_if_processing_interrupted,
+        notify=notify,
+        progress=progress,
+    )
+
+
+class NodeRun:
+    """One execution of one node: the ports it hands to wan_core, and the sentences told on the way."""
+
+    def __init__(self, node: type[io.ComfyNode]):
+        self.node_id = node.hidden.unique_id if node.hidden else None
+        self.notices: list[str] = []
+        self._bar: comfy.utils.ProgressBar | None = None
+        self.ports = host_ports(notify=self.notify, progress=self.progress)
+
+    def notify(self, sentence: str) -> None:
+        """Show a sentence on the node and in the log."""
+        if sentence in self.notices:
+            return
+        log.info("%s", sentence)
+        self.notices.append(sentence)
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and self.node_id is not None:
+            server.send_progress_text("\n".join(self.notices), self.node_id)
+
+    def progress(self, done: int, total: int, x0: torch.Tensor | None) -> None:
+        """The host's progress bar, with a still preview where there is a latent to show."""
+        if self._bar is None:
+            self._bar = comfy.utils.ProgressBar(total)
+        preview = None
+        if x0 is not None and x0.shape[1] in LATENTS:
+            preview = ("JPEG", Image.fromarray(latent_to_rgb(x0, LATENTS[x0.shape[1]])), PREVIEW_SIZE)
+        self._bar.update_absolute(done, total, preview)
+
+    def output(self, *values) -> io.NodeOutput:
+        """The node's result; what was told travels in the history too, for those who use the API."""
+        return io.NodeOutput(*values, ui={"text": list(self.notices)} if self.notices else None)

@@ -1,0 +1,98 @@
+"""Pictures -> what image models take."""
+
+import torch
+from comfy_api.latest import io
+
+from ..wan_core.errors import InputError
+from ..wan_core.grid import grid_of
+from ..wan_core.stages import image
+from .host import NodeRun
+from .latent import size_inputs
+from .wires import ClipVisionOutput, ClipVisionWire, VaeWire, own, write_clip_vision, write_known_frames
+
+CATEGORY = "Wan Core/2 encode"
+
+
+class CLIPVisionEncode(io.ComfyNode):
+    """CLIP features of a start image, and of an end image for first-last-frame models."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanCoreCLIPVisionEncode",
+            display_name="Wan Core CLIP Vision Encode",
+            category=CATEGORY,
+            description="Encodes the picture for Wan 2.1 image models, prepared as the official code prepares it.",
+            inputs=[
+                io.ClipVision.Input("clip_vision", tooltip="The CLIP ViT-H image encoder."),
+                io.Image.Input("start_image", tooltip="The picture as it is; it need not be resized first."),
+                io.Image.Input("end_image", optional=True, tooltip="The last picture, for first-last-frame models."),
+            ],
+            outputs=[io.ClipVisionOutput.Output(display_name="CLIP vision output")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, clip_vision, start_image, end_image=None) -> io.NodeOutput:
+        advice = "or encode with the native CLIPVisionEncode"
+        handle = own(clip_vision, ClipVisionWire, "clip_vision", "Wan Core Load CLIP Vision", advice)
+        run = NodeRun(cls)
+        pictures = [start_image[:1]] if end_image is None else [start_image[:1], end_image[-1:]]
+        tokens = [image.encode_image(handle, picture, run.ports) for picture in pictures]
+        # Start and end follow each other in one sequence, as native first-last-frame nodes join them.
+        return run.output(ClipVisionOutput(torch.cat(tokens, dim=1)))
+
+
+class ImageToVideo(io.ComfyNode):
+    """A start image, an end image or both -> conditioning and an empty latent of the same size."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="WanCoreImageToVideo",
+            display_name="Wan Core Image to Video",
+            category=CATEGORY,
+            description="Makes a video begin with a picture, end with one, or both.",
+            inputs=[
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Vae.Input("vae", tooltip="The Wan 2.1 VAE."),
+                *size_inputs(),
+                io.Image.Input("start_image", optional=True, tooltip="The first frame (or the first few)."),
+                io.Image.Input("end_image", optional=True, tooltip="The last frame (or the last few)."),
+                io.ClipVisionOutput.Input(
+                    "clip_vision_output", optional=True, tooltip="For Wan 2.1 image models; Wan 2.2 takes none."
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Latent.Output(display_name="latent"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, positive, negative, vae, width, height, frames, batch_size,
+        start_image=None, end_image=None, clip_vision_output=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        handle = own(vae, VaeWire, "vae", "Wan Core Load VAE", "or use the native WanImageToVideo")
+        if start_image is None and end_image is None:
+            raise InputError(
+                "Connect a start_image, an end_image or both; without a picture use Wan Core Empty Latent."
+            )
+        run = NodeRun(cls)
+        grid = grid_of(handle.spec, width=width, height=height, frames=frames)
+        pictures = {"start_image": start_image, "end_image": end_image}
+        first, last = (
+            None if picture is None else image.fit(picture, grid, what, run.notify)
+            for what, picture in pictures.items()
+        )
+        latent, mask = image.known_frames(handle, grid, first, last, run.ports)
+        sides = [write_known_frames(side, latent, mask) for side in (positive, negative)]
+        if clip_vision_output is not None:
+            tokens = clip_vision_output.penultimate_hidden_states
+            sides = [write_clip_vision(side, tokens) for side in sides]
+        samples = torch.zeros(batch_size, handle.spec.channels, *grid.latent_shape)
+        return run.output(*sides, {"samples": samples})

@@ -1,0 +1,216 @@
+"""Wire types, and conversions between ComfyUI's wires and wan_core's arguments.
+
+CLIP, CLIP_VISION and VAE carry the objects below: they do what native nodes call on them, and refuse the rest in a
+sentence. CONDITIONING and LATENT are ComfyUI's own, read here.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..wan_core.errors import InputError, MismatchError
+from ..wan_core.stages import image, text, vae
+from ..wan_core.stages.load import ClipVisionHandle, TextEncoderHandle, VaeHandle
+from ..wan_core.stages.sample import Condition, StartLatent
+from ..wan_core.text.tokenizer import Tokens
+from .host import host_ports
+
+Model = io.Custom("WAN_CORE_MODEL")
+
+
+class _Wire:
+    """An object on a native wire. What native nodes may ask of it beyond its methods is refused in a sentence."""
+
+    refusals: dict[str, str] = {}
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        advice = self.refusals.get(name, "Use the native loader for this node, or the Wan Core node for this task.")
+        raise AttributeError(f"Wan Core's {type(self).label} does not do '{name}'. {advice}")
+
+
+class ClipWire(_Wire):
+    """umT5 on a CLIP wire."""
+
+    label = "text encoder"
+    refusals = {
+        "add_patches": "LoRAs do not apply to umT5.",
+        "patcher": "LoRA and hook nodes for CLIP do not apply to umT5; connect the text encoder directly.",
+        "clip_layer": "umT5 has no layers to skip; remove the CLIP Set Last Layer node.",
+        "generate": "umT5 only encodes text.",
+    }
+
+    def __init__(self, handle: TextEncoderHandle):
+        self.handle = handle
+
+    def clone(self, *args, **kwargs) -> "ClipWire":
+        return ClipWire(self.handle)
+
+    def tokenize(self, text_: str, return_word_ids: bool = False, **kwargs) -> dict[str, Tokens]:
+        """As native umT5 does: the text as it is, without the official cleaning."""
+        return {"umt5xxl": text.tokenize(self.handle, text_, host_ports(), clean=False)}
+
+    def encode_from_tokens(self, tokens, return_pooled=False, return_dict=False, **kwargs):
+        cond = text.encode_tokens(self.handle, tokens["umt5xxl"], host_ports())
+        if return_dict:
+            return {"cond": cond, "pooled_output": None}
+        return (cond, None) if return_pooled else cond
+
+    def encode_from_tokens_scheduled(self, tokens, unprojected=False, add_dict=None, show_pbar=True):
+        return [[self.encode_from_tokens(tokens), {"pooled_output": None, **(add_dict or {})}]]
+
+
+class VaeWire(_Wire):
+    """A Wan VAE on a VAE wire; pictures in [0, 1], latents not normalised, as native nodes have them."""
+
+    label = "VAE"
+    refusals = {
+        "first_stage_model": "Its network is not the native one.",
+        "get_sd": "Save the file that it was loaded from.",
+        "patcher": "Its weights are not patched by native nodes.",
+    }
+
+    def __init__(self, handle: VaeHandle):
+        self.handle = handle
+        self.latent_channels = handle.spec.channels
+        self.output_device = torch.device("cpu")
+
+    def throw_exception_if_invalid(self) -> None:
+        """Native nodes ask before use; ours is refused when it is loaded."""
+
+    def spacial_compression_encode(self) -> int:
+        return self.handle.spec.stride_hw
+
+    spacial_compression_decode = spacial_compression_encode
+
+    def temporal_compression_decode(self) -> int:
+        return self.handle.spec.stride_t
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """``[F, H, W, C]`` (one clip) or ``[B, F, H, W, C]``; cut to the grid and to three channels, as native."""
+        clips = pixels[None] if pixels.ndim == 4 else pixels
+        stride = self.handle.spec.stride_hw
+        height, width = (side // stride * stride for side in clips.shape[2:4])
+        top, left = (clips.shape[2] - height) // 2, (clips.shape[3] - width) // 2
+        clips = clips[:, :, top : top + height, left : left + width]
+        return vae.encode(self.handle, clips, host_ports())
+
+    def decode(self, samples: Tensor, vae_options=None) -> Tensor:
+        """``[B, C, T, h, w]`` -> ``[B, F, H, W, 3]``."""
+        return vae.decode(self.handle, samples, host_ports())
+
+    def encode_tiled(self, pixels: Tensor, **tiling) -> Tensor:
+        """The whole: nothing is gained by tiles that the streaming encoder needs, so they are not made."""
+        return self.encode(pixels)
+
+    def decode_tiled(self, samples: Tensor, **tiling) -> Tensor:
+        """The whole, for the same reason."""
+        return self.decode(samples)
+
+
+@dataclass
+class ClipVisionOutput:
+    """What native nodes read of a CLIP_VISION_OUTPUT; ours has the one tensor that Wan needs."""
+
+    penultimate_hidden_states: Tensor
+
+    def __getitem__(self, key: str):
+        return getattr(self, key)
+
+
+class ClipVisionWire(_Wire):
+    """CLIP ViT-H on a CLIP_VISION wire."""
+
+    label = "CLIP vision encoder"
+
+    def __init__(self, handle: ClipVisionHandle):
+        self.handle = handle
+
+    def encode_image(self, images: Tensor, crop: bool = True) -> ClipVisionOutput:
+        """As native CLIPVisionEncode prepares the picture."""
+        return ClipVisionOutput(image.encode_image(self.handle, images, host_ports(), native_crop=crop))
+
+
+def own(wire, kind: type[_Wire], name: str, loader: str, otherwise: str):
+    """The handle inside one of our objects; a native object on the same wire is refused in a sentence."""
+    if isinstance(wire, kind):
+        return wire.handle
+    raise MismatchError(f"{name} comes from another loader ({type(wire).__name__}). Connect {loader}, {otherwise}.")
+
+
+_HONOURED = {"concat_latent_image", "concat_mask", "clip_vision_output"}
+_INERT = {"pooled_output", "clip_start_percent", "clip_end_percent", "attention_mask"}
+_NEUTRAL = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "set_area_to_bounds": False}
+
+
+def read_conditioning(conditioning: list, side: str) -> Condition:
+    """CONDITIONING -> what the sampler takes; whatever it does not know is refused by name, never dropped."""
+    if len(conditioning) != 1:
+        raise InputError(
+            f"The {side} conditioning has {len(conditioning)} entries; the sampler takes one. Remove the node that "
+            "combines conditionings, or write one prompt."
+        )
+    cross_attn, extra = conditioning[0]
+    unknown = [
+        key
+        for key, value in extra.items()
+        if value is not None and key not in _HONOURED | _INERT and not (key in _NEUTRAL and value == _NEUTRAL[key])
+    ]
+    if unknown:
+        raise MismatchError(
+            f"The {side} conditioning carries {', '.join(sorted(unknown))}, which the Wan Core sampler does not know. "
+            "Remove the node that adds it, or sample with the native KSampler."
+        )
+    mask = extra.get("concat_mask")
+    output = extra.get("clip_vision_output")
+    return Condition(
+        text=cross_attn,
+        known_latent=extra.get("concat_latent_image"),
+        known_mask=None if mask is None else 1.0 - _four_channels(mask),
+        clip=None if output is None else output.penultimate_hidden_states,
+    )
+
+
+def _four_channels(mask: Tensor) -> Tensor:
+    return mask if mask.shape[1] == 4 else mask.mean(dim=1, keepdim=True).repeat(1, 4, 1, 1, 1)
+
+
+def write_known_frames(conditioning: list, latent: Tensor, known_mask: Tensor) -> list:
+    """Add known frames to CONDITIONING as native image-to-video nodes do (there 1 means: to be made)."""
+    return _with_values(conditioning, {"concat_latent_image": latent, "concat_mask": 1.0 - known_mask})
+
+
+def write_clip_vision(conditioning: list, tokens: Tensor) -> list:
+    return _with_values(conditioning, {"clip_vision_output": ClipVisionOutput(tokens)})
+
+
+def _with_values(conditioning: list, values: dict) -> list:
+    return [[cross_attn, {**extra, **values}] for cross_attn, extra in conditioning]
+
+
+_LATENT_INERT = {"downscale_ratio_spacial", "downscale_ratio_temporal", "fps", "type"}
+
+
+def read_latent(latent: dict) -> StartLatent:
+    """LATENT -> what the sampler starts from."""
+    unknown = sorted(set(latent) - _LATENT_INERT - {"samples", "noise_mask", "batch_index"})
+    if unknown:
+        raise MismatchError(
+            f"The latent carries {', '.join(unknown)}, which the Wan Core sampler does not know. Remove the node that "
+            "adds it, or sample with the native KSampler."
+        )
+    samples = latent["samples"]
+    return StartLatent(
+        samples=samples.unsqueeze(2) if samples.ndim == 4 else samples,
+        noise_mask=latent.get("noise_mask"),
+        batch_index=latent.get("batch_index"),
+    )
+
+
+def write_latent(source: dict, samples: Tensor, fps: int) -> dict:
+    """The sampled LATENT; everything native that the source carried goes on, and the fps with it."""
+    kept = {key: value for key, value in source.items() if not key.startswith("downscale_ratio")}
+    return {**kept, "samples": samples, "fps": fps}

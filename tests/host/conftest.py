@@ -1,0 +1,75 @@
+"""Fixtures for tests against a real ComfyUI: one server a session, with the tiny models and the pack in it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from scripts import api_client, setup_host, tiny_models
+from scripts.host import Host
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.host)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """A user's script beside a server: posts jobs, fetches files, asks questions."""
+
+    host: Host
+
+    def run(self, prompt: dict, workflow: dict | None = None, on_progress=None) -> dict:
+        """Runs one job; returns its history entry, or raises api_client.JobError with the page's sentence."""
+        return api_client.run(self.host.url, prompt, workflow, on_progress)
+
+    def download(self, history: dict, folder: Path) -> list[Path]:
+        return api_client.download(self.host.url, history, folder)
+
+    def upload(self, image: Path) -> str:
+        return api_client.upload(self.host.url, image)
+
+    def get(self, path: str):
+        return self.host.get(path)
+
+    def post(self, path: str, data: dict):
+        return self.host.post(path, data)
+
+
+@pytest.fixture(scope="session")
+def host_env() -> setup_host.HostEnv:
+    """The checkout and its Python. Only scripts/test.py may switch these tests off, after it has said so."""
+    if os.environ.get("WAN_CORE_NO_HOST") == "1":
+        pytest.skip("no ComfyUI host could be obtained (WAN_CORE_NO_HOST=1)")
+    try:
+        return setup_host.find_host()
+    except setup_host.SetupError as reason:
+        pytest.fail(str(reason), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_tree(tmp_path_factory) -> Path:
+    """The folder of a ComfyUI models tree, filled by `tiny_files`."""
+    return tmp_path_factory.mktemp("tiny_models")
+
+
+@pytest.fixture(scope="session")
+def tiny_files(tiny_tree) -> dict[str, Path]:
+    """The seeded tiny checkpoints, by role."""
+    return tiny_models.make(tiny_tree)
+
+
+@pytest.fixture(scope="session")
+def host(host_env, tiny_files, tiny_tree, tmp_path_factory):
+    """The session's server. A test that restarts it, or needs other models or flags, makes a `Host` of its own."""
+    with Host(host_env, tmp_path_factory.mktemp("host"), models=tiny_tree) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(host) -> Client:
+    return Client(host=host)

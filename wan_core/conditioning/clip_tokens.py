@@ -1,0 +1,28 @@
+"""CLIP tokens of the start (and end) image (Feature.CLIP, Feature.LAST_FRAME)."""
+
+from torch import Tensor
+
+from ..configs import DitConfig
+from ..errors import MismatchError
+from .text import spread
+
+
+def clip_context(tokens_BSD: Tensor, cfg: DitConfig, batch: int) -> Tensor:
+    """Check width and count of the tokens, and spread them over the batch.
+
+    Args:
+        tokens_BSD: penultimate CLIP tokens ``[1 or batch, S, img_dim]``. A model with learned image positions takes
+            those of a start and an end image in one sequence, and also those of one image, as native ComfyUI does.
+    """
+    _, count, width = tokens_BSD.shape
+    if width != cfg.img_dim:
+        raise MismatchError(
+            f"The CLIP vision features are {width} wide, the model takes {cfg.img_dim}. Use the ViT-H image encoder "
+            "(clip_vision_h.safetensors)."
+        )
+    if cfg.img_tokens is not None and count not in (cfg.img_tokens, cfg.img_tokens // 2):
+        raise MismatchError(
+            f"The CLIP vision features hold {count} tokens, the model takes {cfg.img_tokens} (a start and an end image "
+            f"of {cfg.img_tokens // 2} each)."
+        )
+    return spread(tokens_BSD, batch, "CLIP vision features")

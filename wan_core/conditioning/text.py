@@ -1,0 +1,26 @@
+"""Text context: what the transformer attends to."""
+
+from torch import Tensor
+
+from ..configs import DitConfig
+from ..errors import MismatchError
+
+
+def text_context(text_BSD: Tensor, cfg: DitConfig, batch: int) -> Tensor:
+    """Check the encoder's width and spread one prompt over the batch: ``[batch, S, text_dim]``."""
+    width = text_BSD.shape[-1]
+    if text_BSD.ndim != 3 or width != cfg.text_dim:
+        raise MismatchError(
+            f"The text conditioning is {width} wide, the model takes {cfg.text_dim}: it comes from another text "
+            "encoder. Use a umT5-XXL encoder (umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors)."
+        )
+    return spread(text_BSD, batch, "text conditioning")
+
+
+def spread(x: Tensor, batch: int, what: str) -> Tensor:
+    """Repeat one sample over the batch, or take as many samples as the batch has."""
+    if x.shape[0] == batch:
+        return x
+    if x.shape[0] == 1:
+        return x.expand(batch, *x.shape[1:])
+    raise MismatchError(f"The {what} holds {x.shape[0]} samples, the latent {batch}. Use 1 or {batch}.")

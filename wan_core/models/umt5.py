@@ -1,0 +1,138 @@
+"""The umT5 text encoder of Wan.
+
+Source: Wan-Video/Wan2.1, ``wan/modules/t5.py``; parameter names are the official ones. Paper: Raffel et al. 2020
+(T5: relative position buckets, no attention scaling), Chung et al. 2023 (umT5: a bias table in every layer).
+Shape letters: B batch, L tokens, H heads, D head dim, d width.
+
+Precision: linear layers compute in the dtype they were given; attention, norm statistics and the residual stream
+are float32, because the unscaled scores and the sum over 24 layers leave the range of float16.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..configs import Umt5Config
+
+Walk = Callable[[Iterable[nn.Module]], Iterable[nn.Module]]
+
+
+class RMSNorm(nn.Module):
+    """Scale by the root mean square over the width: no mean, no bias, statistics in float32."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+
+
+class Attention(nn.Module):
+    """Self-attention with an additive bias and without the usual ``1 / sqrt(D)``."""
+
+    def __init__(self, cfg: Umt5Config):
+        super().__init__()
+        self.heads = cfg.num_heads
+        self.q, self.k, self.v = (nn.Linear(cfg.dim, cfg.dim_attn, bias=False) for _ in range(3))
+        self.o = nn.Linear(cfg.dim_attn, cfg.dim, bias=False)
+
+    def forward(self, x_BLd: Tensor, bias_BHLL: Tensor) -> Tensor:
+        q, k, v = (
+            project(x_BLd).float().unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.q, self.k, self.v)
+        )
+        out_BHLD = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHLL, scale=1.0)
+        return self.o(out_BHLD.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """``fc2(fc1(x) * gelu(gate(x)))``."""
+
+    def __init__(self, cfg: Umt5Config):
+        super().__init__()
+        self.gate = nn.Sequential(nn.Linear(cfg.dim, cfg.dim_ffn, bias=False), nn.GELU("tanh"))
+        self.fc1 = nn.Linear(cfg.dim, cfg.dim_ffn, bias=False)
+        self.fc2 = nn.Linear(cfg.dim_ffn, cfg.dim, bias=False)
+
+    def forward(self, x_BLd: Tensor) -> Tensor:
+        return self.fc2(self.fc1(x_BLd) * self.gate(x_BLd))
+
+
+class RelativePositions(nn.Module):
+    """One bias per head and distance bucket."""
+
+    def __init__(self, cfg: Umt5Config):
+        super().__init__()
+        self.embedding = nn.Embedding(cfg.num_buckets, cfg.num_heads)
+
+    def forward(self, buckets_LL: Tensor) -> Tensor:
+        return self.embedding(buckets_LL).float().permute(2, 0, 1).unsqueeze(0)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each behind a norm and added to the residual stream."""
+
+    def __init__(self, cfg: Umt5Config):
+        super().__init__()
+        self.norm1 = RMSNorm(cfg.dim, cfg.eps)
+        self.attn = Attention(cfg)
+        self.norm2 = RMSNorm(cfg.dim, cfg.eps)
+        self.ffn = FeedForward(cfg)
+        self.pos_embedding = RelativePositions(cfg)
+
+    def forward(self, x_BLd: Tensor, buckets_LL: Tensor, hidden_B11L: Tensor) -> Tensor:
+        bias = self.pos_embedding(buckets_LL)
+        bias_BHLL = bias.masked_fill(hidden_B11L, torch.finfo(bias.dtype).min)
+        x_BLd = x_BLd + self.attn(self.norm1(x_BLd), bias_BHLL)
+        return x_BLd + self.ffn(self.norm2(x_BLd))
+
+
+class Umt5Encoder(nn.Module):
+    """Token ids in, one vector per token out."""
+
+    def __init__(self, config: Umt5Config):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab, config.dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.dim, config.eps)
+
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor, walk: Walk = iter) -> Tensor:
+        """Encode.
+
+        Args:
+            ids_BL: token ids, int64, below ``config.vocab``.
+            mask_BL: 1 (or True) where there is a token, 0 where there is padding. Padding is attended by nobody; what
+                comes out at padded positions means nothing.
+            walk: yields the blocks one after another (see ``runtime/ports.py``).
+
+        Returns:
+            ``[B, L, dim]``, float32.
+        """
+        buckets_LL = position_buckets(ids_BL.shape[1], self.config).to(ids_BL.device)
+        hidden_B11L = (mask_BL == 0)[:, None, None]
+        x_BLd = self.token_embedding(ids_BL).float()
+        for block in walk(self.blocks):
+            x_BLd = block(x_BLd, buckets_LL, hidden_B11L)
+        return self.norm(x_BLd)
+
+
+def position_buckets(length: int, cfg: Umt5Config) -> Tensor:
+    """Bucket of every pair of positions, ``[query, key]``, int64, on the CPU.
+
+    Half of the buckets are for keys after the query. Of each half, the first half holds one distance each; the rest
+    grow by logarithm up to ``max_distance``. Made on the CPU so that every device puts a distance in the same bucket.
+    """
+    per_side = cfg.num_buckets // 2
+    exact = per_side // 2
+    distances = torch.arange(length)
+    steps = torch.log(distances.clamp(min=1).float() / exact) / math.log(cfg.max_distance / exact) * (per_side - exact)
+    far = (exact + steps.long()).clamp(max=per_side - 1)
+    bucket_of = torch.where(distances < exact, distances, far)
+    offset = torch.arange(length)[None, :] - torch.arange(length)[:, None]
+    return bucket_of[offset.abs()] + (offset > 0).long() * per_side

@@ -1,0 +1,77 @@
+"""Pictures -> what image models take: CLIP tokens, and the latent and mask of the known frames."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..conditioning.known_frames import known_mask, known_video
+from ..errors import InputError
+from ..grid import Grid
+from ..models.clip_vision import preprocess, preprocess_native
+from ..runtime.ports import Notify, Ports
+from .load import ClipVisionHandle, VaeHandle
+from .vae import encode_stream
+
+
+@torch.no_grad()
+def encode_image(clip: ClipVisionHandle, images_BHWC: Tensor, ports: Ports, native_crop: bool | None = None) -> Tensor:
+    """Pictures -> penultimate CLIP tokens ``[B, tokens, dim]``, float32 on the CPU.
+
+    Args:
+        images_BHWC: 0..1.
+        native_crop: None: the official preprocessing (squeezed to a square, no antialiasing). True or False: as native
+            ComfyUI prepares the picture, with or without a centre crop.
+    """
+    cfg = clip.config
+    check_pictures(images_BHWC, "image")
+    module = ports.memory.place(clip.weights, 4 * images_BHWC.shape[0] * cfg.num_tokens * cfg.dim * 16)
+    device = clip.weights.where
+    images = images_BHWC[..., :3].float().to(device)
+    if native_crop is None:
+        pixels = preprocess(images.movedim(-1, 1) * 2 - 1, cfg.image_size)
+    else:
+        pixels = preprocess_native(images, cfg.image_size, native_crop)
+    return module(pixels, walk=ports.walk).float().cpu()
+
+
+def known_frames(vae: VaeHandle, grid: Grid, first: Tensor | None, last: Tensor | None, ports: Ports):
+    """Known pictures at the start and the end -> ``(latent, mask)``.
+
+    Args:
+        first, last: pictures ``[n, H, W, 3]`` in 0..1, of the clip's size; either may be None, not both.
+
+    Returns:
+        latent ``[1, C, T, h, w]``, not normalised, and mask ``[1, 4, T, h, w]``, 1 where known.
+    """
+    video = [None if x is None else x[..., :3].movedim(-1, 0).float() * 2 - 1 for x in (first, last)]
+    counts = [0 if x is None else min(len(x), grid.frames) for x in (first, last)]
+    runs = known_video(grid, *video)
+    latent = torch.cat(list(encode_stream(vae, runs, (grid.frames, grid.height, grid.width), ports)), dim=2)
+    return latent, known_mask(grid, *counts)
+
+
+def fit(images_BHWC: Tensor, grid: Grid, what: str, notify: Notify) -> Tensor:
+    """Scale pictures to cover the clip's size and cut the centre; a cut is said. Values in 0..1."""
+    check_pictures(images_BHWC, what)
+    _, height, width, _ = images_BHWC.shape
+    if (height, width) == (grid.height, grid.width):
+        return images_BHWC[..., :3]
+    scale = max(grid.height / height, grid.width / width)
+    size = (max(grid.height, round(height * scale)), max(grid.width, round(width * scale)))
+    images = images_BHWC[..., :3].movedim(-1, 1).float()
+    images = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=scale < 1).clamp(0, 1)
+    top, left = (size[0] - grid.height) // 2, (size[1] - grid.width) // 2
+    if top or left:
+        notify(
+            f"{what} {width}x{height} was scaled to {size[1]}x{size[0]} and its centre cut to "
+            f"{grid.width}x{grid.height}."
+        )
+    return images[:, :, top : top + grid.height, left : left + grid.width].movedim(1, -1)
+
+
+def check_pictures(images_BHWC: Tensor, what: str) -> None:
+    """Refuse pictures that cannot be encoded."""
+    if images_BHWC.ndim != 4 or images_BHWC.shape[-1] < 3 or 0 in images_BHWC.shape:
+        raise InputError(f"{what} must be pictures [count, height, width, 3]; got {list(images_BHWC.shape)}.")
+    if not images_BHWC.sum().isfinite():
+        raise InputError(f"{what} holds NaN or infinity; the picture before it in the graph is broken.")

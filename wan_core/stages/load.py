@@ -1,0 +1,224 @@
+"""Model files -> handles. Only headers are read here; weights follow when a stage first needs them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..configs import ClipVisionConfig, Umt5Config, VaeConfig
+from ..errors import MismatchError, ModelFileError
+from ..models.clip_vision import ClipVision
+from ..models.dit import WanDiT
+from ..models.umt5 import Umt5Encoder
+from ..models.vae import WanVAE
+from ..runtime.ports import Compute, Notify
+from ..runtime.residency import Resident
+from ..text.tokenizer import Tokenizer, load_tokenizer
+from ..variants import LATENTS, LatentSpec, WanVariant
+from ..weights import precision
+from ..weights.checkpoint import Checkpoint, open_checkpoint
+from ..weights.detect import Detected, detect, storage
+from ..weights.load import load_module, read_raw
+
+CLASSES = {"dit": WanDiT, "umt5": Umt5Encoder, "clip_vision": ClipVision, "vae": WanVAE}
+SLOTS = {"dit": "diffusion model", "umt5": "text encoder", "clip_vision": "CLIP vision", "vae": "VAE"}
+LOADERS = {
+    "dit": "the model loader (models/diffusion_models)",
+    "umt5": "the text encoder loader (models/text_encoders)",
+    "clip_vision": "the CLIP vision loader (models/clip_vision)",
+    "vae": "the VAE loader (models/vae)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelHandle:
+    """What the model wire carries: a variant and its one or two experts. Light and immutable."""
+
+    variant: WanVariant
+    high: Resident
+    low: Resident | None = None
+
+    @property
+    def name(self) -> str:
+        return self.high.name if self.low is None else f"{self.high.name} + {self.low.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderHandle:
+    """A umT5 encoder with its tokenizer."""
+
+    config: Umt5Config
+    weights: Resident
+    tokenizer: Callable[[], Tokenizer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeHandle:
+    """A VAE and the latent space it belongs to."""
+
+    config: VaeConfig
+    spec: LatentSpec
+    weights: Resident
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipVisionHandle:
+    """The CLIP visual tower."""
+
+    config: ClipVisionConfig
+    weights: Resident
+
+
+def load_model(
+    path: Path,
+    low_noise_path: Path | None = None,
+    *,
+    variant: str = "auto",
+    compute: Compute,
+    dtype: str = "auto",
+    notify: Notify,
+) -> ModelHandle:
+    """One file, or the high-noise and the low-noise file of a pair.
+
+    Args:
+        path: the model, or the high-noise expert.
+        low_noise_path: the low-noise expert; makes the model a pair.
+        variant: a row's name to choose among those that the file can be; ``auto`` chooses by pair and file name.
+        compute: device and its abilities.
+        dtype: ``auto`` (the precision policy), ``fp32``, ``bf16`` or ``fp16``.
+        notify: told what was found.
+    """
+    high_file, high = _identify(path, "dit")
+    rows = [row for row in high.variants if (row.experts == 2) == (low_noise_path is not None)]
+    low_weights = None
+    if low_noise_path is not None:
+        low_file, low = _identify(low_noise_path, "dit")
+        if low.config != high.config:
+            raise MismatchError(
+                f"{path.name} and {low_noise_path.name} have different shapes and cannot be one pair: "
+                f"{_differences(high.config, low.config)}. Choose the high-noise and the low-noise file of one model."
+            )
+        if not rows:
+            raise MismatchError(
+                f"{path.name} is {_titles(high.variants)}, which has a single model; leave the low-noise file at "
+                "'none'."
+            )
+        _warn_if_swapped(path, low_noise_path, notify)
+        low_weights = _resident(low_file, low, compute, dtype)
+    elif not rows:
+        # One expert of a pair by itself: usable in a graph that switches by hand, so allowed and said.
+        rows = [replace(row, boundary=None) for row in high.variants]
+        notify(
+            f"{path.name} is one expert of a pair ({_titles(high.variants)}). Choose the other file as "
+            "low_noise_model, or one expert does all steps."
+        )
+    row = _choose(rows, variant, path)
+    notify(f"{row.title}: {path.name}" + (f" + {low_noise_path.name}" if low_noise_path else ""))
+    return ModelHandle(variant=row, high=_resident(high_file, high, compute, dtype), low=low_weights)
+
+
+def load_text_encoder(path: Path, *, compute: Compute, dtype: str = "auto") -> TextEncoderHandle:
+    """A umT5 encoder. Its tokenizer comes from the file, or from ``spiece.model`` / ``tokenizer.json`` beside it."""
+    checkpoint, found = _identify(path, "umt5")
+    return TextEncoderHandle(
+        config=found.config,
+        weights=_resident(checkpoint, found, compute, dtype),
+        tokenizer=_once(lambda: load_tokenizer(_tokenizer_source(checkpoint, found))),
+    )
+
+
+def load_vae(path: Path, *, compute: Compute, dtype: str = "auto") -> VaeHandle:
+    """A Wan 2.1 or 2.2 VAE, told apart by its latent channels."""
+    checkpoint, found = _identify(path, "vae")
+    spec = LATENTS.get(found.config.z_dim)
+    if spec is None:
+        raise ModelFileError(
+            f"{path.name} is a Wan VAE of {found.config.z_dim} latent channels; known are "
+            f"{' and '.join(str(n) for n in LATENTS)}."
+        )
+    return VaeHandle(config=found.config, spec=spec, weights=_resident(checkpoint, found, compute, dtype))
+
+
+def load_clip_vision(path: Path, *, compute: Compute, dtype: str = "auto") -> ClipVisionHandle:
+    """The CLIP ViT-H visual tower of Wan 2.1 image models."""
+    checkpoint, found = _identify(path, "clip_vision")
+    return ClipVisionHandle(config=found.config, weights=_resident(checkpoint, found, compute, dtype))
+
+
+def _identify(path: Path, slot: str) -> tuple[Checkpoint, Detected]:
+    """Open a file and make sure that it is what the slot takes."""
+    checkpoint = open_checkpoint(path)
+    found = detect(checkpoint.header, checkpoint.metadata, name=path.name)
+    if found.kind != slot:
+        raise ModelFileError(
+            f"{path.name} is a Wan {SLOTS[found.kind]} file, not a {SLOTS[slot]}. Load it with {LOADERS[found.kind]}."
+        )
+    return checkpoint, found
+
+
+def _resident(checkpoint: Checkpoint, found: Detected, compute: Compute, dtype: str) -> Resident:
+    file_dtype = storage(checkpoint.header, checkpoint.metadata).dtype
+    policy = precision.policy(found.kind, file_dtype, compute.device.type, compute.bf16, dtype)
+
+    def build() -> torch.nn.Module:
+        with torch.device("meta"):
+            module = CLASSES[found.kind](found.config)
+        load_module(module, checkpoint, found, policy)
+        return module
+
+    size = sum(info.nbytes for info in checkpoint.header.values())
+    return Resident(checkpoint.path.name, size, compute.device, build)
+
+
+def _choose(rows: list[WanVariant], variant: str, path: Path) -> WanVariant:
+    """The asked row; else one whose name ending (480p, 720p) stands in the file name; else the first."""
+    if variant != "auto":
+        for row in rows:
+            if row.name == variant:
+                return row
+        raise MismatchError(f"{path.name} cannot be '{variant}'. It can be: {', '.join(row.name for row in rows)}.")
+    named = [row for row in rows if row.name.rsplit("-", 1)[-1] in path.name.lower()]
+    return (named or rows)[0]
+
+
+def _titles(rows: tuple[WanVariant, ...]) -> str:
+    return " or ".join(row.title for row in rows)
+
+
+def _differences(a, b) -> str:
+    pairs = ((name, getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+    return ", ".join(f"{name} {x} and {y}" for name, x, y in pairs if x != y)
+
+
+def _warn_if_swapped(high: Path, low: Path, notify: Notify) -> None:
+    if "low" in high.name.lower() and "high" in low.name.lower():
+        notify(f"The names say that the experts are swapped: high-noise is {high.name}, low-noise is {low.name}.")
+
+
+def _tokenizer_source(checkpoint: Checkpoint, found: Detected) -> bytes | Path:
+    name = f"{found.prefix}spiece_model" if f"{found.prefix}spiece_model" in checkpoint.header else "spiece_model"
+    if name in checkpoint.header:
+        return read_raw(checkpoint, name)
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    places = [folder, folder / "google" / "umt5-xxl", folder.parent / "tokenizer", folder / "tokenizer"]
+    for place in places:
+        for file in ("spiece.model", "tokenizer.json"):
+            if (place / file).is_file():
+                return place / file
+    raise ModelFileError(
+        f"{checkpoint.path.name} carries no tokenizer (no 'spiece_model' in it), and there is no spiece.model or "
+        f"tokenizer.json in {folder}. Use umt5_xxl_fp8_e4m3fn_scaled.safetensors, or put spiece.model of "
+        "google/umt5-xxl beside the file."
+    )
+
+
+def _once(make: Callable[[], Tokenizer]) -> Callable[[], Tokenizer]:
+    made: list[Tokenizer] = []
+
+    def get() -> Tokenizer:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get

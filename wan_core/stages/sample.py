@@ -1,0 +1,287 @@
+"""Noise and conditions -> latent: the composition of schedule, experts, guidance and solver."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..conditioning.clip_tokens import clip_context
+from ..conditioning.first_frame import CleanFrames
+from ..conditioning.known_frames import concat_channels
+from ..conditioning.text import text_context
+from ..configs import DitConfig
+from ..errors import InputError, MismatchError
+from ..grid import PATCH_HW
+from ..runtime.ports import Ports
+from ..runtime.residency import Resident
+from ..sampling.experts import by_boundary, by_step, expert_names
+from ..sampling.finite import check_finite
+from ..sampling.guidance import guided
+from ..sampling.noise import initial_noise, leave_off, noisy_start, step_noise, take_up
+from ..sampling.sigmas import Schedule, Step, from_sigmas, make_schedule
+from ..sampling.solvers import DEFAULT_SCHEDULE, SOLVERS, StepResult
+from ..variants import Feature, WanVariant
+from .load import ModelHandle
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One side (positive or negative) as it comes off the wires.
+
+    text ``[1 or B, S, text_dim]``; known_latent ``[1, C, T, h, w]`` not normalised; known_mask ``[1, 4, T, h, w]``, 1
+    known; clip: CLIP tokens ``[1 or 2, S, dim]``.
+    """
+
+    text: Tensor
+    known_latent: Tensor | None = None
+    known_mask: Tensor | None = None
+    clip: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartLatent:
+    """What sampling starts from: ``samples`` ``[B, C, T, h, w]`` not normalised (all zero: nothing), ``noise_mask`` 0
+    where the latent is given, ``batch_index`` as ComfyUI's LATENT has it."""
+
+    samples: Tensor
+    noise_mask: Tensor | None = None
+    batch_index: list[int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The sampler's knobs. 0 or ``auto`` leaves a number to the variant (``resolve`` fills it in)."""
+
+    seed: int = 0
+    steps: int = 0
+    solver: str = "unipc"
+    schedule: str = AUTO
+    shift: float = 0.0
+    guidance_high: float = 0.0
+    guidance_low: float = 0.0
+    boundary: float = 0.0
+    switch_step: int = 0
+    denoise: float = 1.0
+    start_step: int = 0
+    end_step: int = 10000
+    sigmas: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Settings with every number filled in, and the steps that will run."""
+
+    schedule: Schedule
+    whole: Schedule
+    solver: str
+    shift: float
+    guidance_high: float
+    guidance_low: float
+    boundary: float | None
+    switch_step: int | None
+    experts: tuple[str, ...]
+    add_noise: bool
+    seed: int
+
+
+def resolve(settings: Settings, variant: WanVariant) -> Plan:
+    """Fill in the variant's own numbers and lay out the steps; errors name the value."""
+    own = variant.defaults
+    shift = settings.shift or own.shift
+    guidance_high = settings.guidance_high or own.guidance_high
+    guidance_low = settings.guidance_low or settings.guidance_high or own.guidance_low
+    name = DEFAULT_SCHEDULE[settings.solver] if settings.schedule == AUTO else settings.schedule
+    if settings.sigmas is not None:
+        whole = from_sigmas(settings.sigmas)
+    else:
+        whole = make_schedule(name, settings.steps or own.steps, shift, settings.denoise)
+    steps = len(whole)
+    if settings.start_step >= min(settings.end_step, steps):
+        raise InputError(
+            f"start_step {settings.start_step} leaves no step: sampling ends at step "
+            f"{min(settings.end_step, steps)} of {steps}. Use a start_step below that."
+        )
+    schedule = whole.slice(settings.start_step, min(settings.end_step, steps))
+    boundary = switch_step = None
+    if variant.experts == 2:
+        switch_step = settings.switch_step or None
+        boundary = None if switch_step else settings.boundary or variant.boundary
+    return Plan(
+        schedule=schedule,
+        whole=whole,
+        solver=settings.solver,
+        shift=shift,
+        guidance_high=guidance_high,
+        guidance_low=guidance_low,
+        boundary=boundary,
+        switch_step=switch_step,
+        experts=expert_names(schedule, boundary=boundary, switch_step=switch_step),
+        add_noise=settings.start_step == 0,
+        seed=settings.seed,
+    )
+
+
+def describe(plan: Plan, variant: WanVariant) -> str:
+    """The plan as one sentence for the node."""
+    first = plan.schedule.steps[0].index
+    text = f"{len(plan.schedule)} of {len(plan.whole)} steps" if len(plan.schedule) < len(plan.whole) else ""
+    text = (text or f"{len(plan.whole)} steps") + f", {plan.solver}, shift {plan.shift:g}"
+    if variant.experts == 1:
+        return f"{text}, guidance {plan.guidance_high:g}."
+    high = plan.experts.count("high")
+    where = f"high-noise expert for {high} steps (guidance {plan.guidance_high:g})"
+    rest = f"low-noise for {len(plan.experts) - high} (guidance {plan.guidance_low:g})"
+    return f"{text}; {where}, {rest}; starts at step {first + 1}."
+
+
+@torch.no_grad()
+def sample(
+    model: ModelHandle,
+    positive: Condition,
+    negative: Condition | None,
+    start: StartLatent,
+    settings: Settings,
+    ports: Ports,
+) -> Tensor:
+    """Run the sampler.
+
+    Returns:
+        Latent ``[B, C, T, h, w]`` float32 on the CPU, not normalised. With steps left (``end_step``), the noisy latent
+        in native ComfyUI's convention for leftover noise, so that either sampler can go on with the other's.
+    """
+    variant = model.variant
+    check_latent(variant, start)
+    plan = resolve(settings, variant)
+    ports.notify(describe(plan, variant))
+    noise = initial_noise(tuple(start.samples.shape), plan.seed, start.batch_index)
+    x, clean = _start(start, noise, plan, variant)
+    device = model.high.device
+    conditions = [_condition(side, variant, x.to(device), ports) for side in (positive, negative) if side is not None]
+    denoise = _denoiser(model, conditions, plan, clean, ports)
+
+    def on_step(result: StepResult) -> None:
+        where = f"step {result.index + 1} of {len(plan.whole)}"
+        if variant.experts == 2:
+            where += f", {plan.experts[result.done - 1]}-noise expert"
+        check_finite(result.x, where, model.name)
+        ports.progress(result.done, len(plan.schedule), result.x0)
+
+    x = SOLVERS[plan.solver](
+        denoise,
+        x.to(device),
+        plan.schedule,
+        on_step=on_step,
+        after_step=clean.impose if clean is not None else None,
+        noise=step_noise(plan.seed, device),
+    )
+    x = leave_off(x.cpu(), plan.schedule.sigmas[-1].item())
+    return variant.latent.denormalise(x)
+
+
+def check_latent(variant: WanVariant, start: StartLatent) -> None:
+    """The latent must be one of this model's space."""
+    shape, spec = list(start.samples.shape), variant.latent
+    if start.samples.ndim != 5 or shape[1] != spec.channels:
+        raise MismatchError(
+            f"The latent is {shape} (batch, channels, frames, height, width); {variant.title} takes {spec.channels} "
+            f"channels. Make it with Wan Core Empty Latent from this model, or encode with the {spec.vae}."
+        )
+    if not start.samples.sum().isfinite():
+        raise InputError("The latent to start from holds NaN or infinity; the node before the sampler is broken.")
+
+
+def _start(start: StartLatent, noise: Tensor, plan: Plan, variant: WanVariant) -> tuple[Tensor, CleanFrames | None]:
+    """The first x: noise over the given latent, or a noisy latent taken up where another sampler left off."""
+    empty = not start.samples.any()
+    given = start.samples.float() if empty else variant.latent.normalise(start.samples.float())
+    sigma = plan.schedule.sigmas[0].item()
+    x = noisy_start(given, noise, sigma) if plan.add_noise else take_up(given, sigma)
+    clean = _clean_frames(start, given, variant)
+    return (clean.impose(x) if clean is not None else x), clean
+
+
+def _clean_frames(start: StartLatent, given: Tensor, variant: WanVariant) -> CleanFrames | None:
+    if start.noise_mask is None:
+        return None
+    mask = start.noise_mask
+    if Feature.FIRST_FRAME not in variant.features:
+        raise MismatchError(
+            f"The latent carries a noise mask (inpainting), which the sampler does not do with {variant.title} yet. "
+            "Remove the mask, or sample with the native KSampler."
+        )
+    frames = given.shape[2]
+    per_frame = mask.reshape(mask.shape[0], -1, *mask.shape[-3:])[0, 0] if mask.ndim >= 4 else mask[:1]
+    per_frame = per_frame.expand(frames, -1, -1) if per_frame.shape[0] == 1 else per_frame
+    low, high = per_frame.amin((1, 2)), per_frame.amax((1, 2))
+    if per_frame.shape[0] != frames or bool((low != high).any()) or bool(((low != 0) & (low != 1)).any()):
+        raise MismatchError(
+            f"The noise mask {list(mask.shape)} must be 0 (given) or 1 (to be made) for whole latent frames, of which "
+            f"there are {frames}; parts of a frame cannot be given yet."
+        )
+    return CleanFrames(latent=given, clean=low == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """One side, checked and on the device."""
+
+    text: Tensor
+    concat: Tensor | None
+    clip: Tensor | None
+
+
+def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> _Inputs:
+    cfg, batch = variant.dit, x.shape[0]
+    concat = None
+    if Feature.CONCAT in variant.features:
+        if side.known_latent is None:
+            ports.notify(f"{variant.title} is an image model and has no image: it will make the video from text alone.")
+        concat = concat_channels(side.known_latent, side.known_mask, variant.latent, x)
+    elif side.known_latent is not None:
+        raise MismatchError(
+            f"The conditioning carries an image, but {variant.title} takes none. Choose an image-to-video model, or "
+            "remove the image-to-video node."
+        )
+    clip = None
+    if Feature.CLIP in variant.features and side.clip is not None:
+        clip = clip_context(side.clip.float(), cfg, batch).to(x.device)
+    elif side.clip is not None:
+        ports.notify(f"{variant.title} has no CLIP branch: the CLIP vision features are not used (harmless).")
+    elif Feature.CLIP in variant.features:
+        ports.notify(f"{variant.title} runs without CLIP vision features; with them it follows the picture better.")
+    return _Inputs(text=text_context(side.text.float(), cfg, batch).to(x.device), concat=concat, clip=clip)
+
+
+def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: CleanFrames | None, ports: Ports):
+    """The one Denoise of a run: guidance inside each expert, the choice of expert around both."""
+
+    def one(weights: Resident, guidance: float):
+        def predict(x: Tensor, step: Step, inputs: _Inputs) -> Tensor:
+            module = ports.memory.place(weights, activation_bytes(model.variant.dit, x))
+            t = clean.timesteps(step.timestep, x) if clean is not None else x.new_full((x.shape[0],), step.timestep)
+            stacked = x if inputs.concat is None else torch.cat((x, inputs.concat), dim=1)
+            return _run(module, stacked, t, inputs, ports)
+
+        uncond = conditions[1] if len(conditions) > 1 else None
+        return guided(predict, conditions[0], uncond, guidance)
+
+    high = one(model.high, plan.guidance_high)
+    if model.low is None:
+        return high
+    low = one(model.low, plan.guidance_low)
+    if plan.switch_step is not None:
+        return by_step(high=high, low=low, switch_step=plan.switch_step)
+    return by_boundary(high=high, low=low, boundary=plan.boundary)
+
+
+def _run(module: nn.Module, x: Tensor, t: Tensor, inputs: _Inputs, ports: Ports) -> Tensor:
+    return module(x, t, inputs.text, inputs.clip, walk=ports.walk)
+
+
+def activation_bytes(cfg: DitConfig, x: Tensor) -> int:
+    """Estimated working memory of one forward: residual, norms, q, k, v and the feed-forward's hidden layer."""
+    batch, _, frames, height, width = x.shape
+    tokens = batch * frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
+    return tokens * (cfg.dim * 4 * 8 + cfg.ffn_dim * 4 * 2)

@@ -1,0 +1,56 @@
+"""Prompt -> text context."""
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..runtime.ports import Ports
+from ..text.clean import clean_prompt
+from ..text.tokenizer import Tokens
+from .load import TextEncoderHandle
+
+TEXT_ROWS = 512
+"""Rows of context that the transformer is trained on, zero beyond the prompt's tokens."""
+
+MAX_CHARACTERS = 200_000
+
+
+def tokenize(encoder: TextEncoderHandle, prompt: str, ports: Ports, clean: bool = True) -> Tokens:
+    """Clean a prompt and cut it into at most 512 tokens; a cut is told with both counts."""
+    if len(prompt) > MAX_CHARACTERS:
+        raise InputError(f"The prompt has {len(prompt)} characters; at most {MAX_CHARACTERS} are read. Shorten it.")
+    tokens = encoder.tokenizer().encode(clean_prompt(prompt) if clean else prompt, TEXT_ROWS)
+    if tokens.total > len(tokens.ids):
+        ports.notify(
+            f"The prompt is {tokens.total} tokens long; Wan reads {TEXT_ROWS}. The last "
+            f"{tokens.total - len(tokens.ids)} were cut off."
+        )
+    return tokens
+
+
+@torch.no_grad()
+def encode_tokens(encoder: TextEncoderHandle, tokens: Tokens, ports: Ports) -> Tensor:
+    """Tokens -> ``[1, 512, dim]`` float32 on the CPU, zero beyond the tokens.
+
+    Only the real tokens are run: masked positions do not change the others (the encoder attends under the mask).
+    """
+    limit = encoder.config.vocab
+    if max(tokens.ids) >= limit:
+        raise InputError(
+            f"The tokenizer gives token {max(tokens.ids)}, the encoder {encoder.weights.name} knows {limit}: they do "
+            "not belong together. Use the tokenizer of google/umt5-xxl."
+        )
+    cfg, length = encoder.config, len(tokens.ids)
+    activation_bytes = 4 * length * (8 * cfg.dim + 3 * cfg.dim_ffn + cfg.num_heads * length * 3)
+    module = ports.memory.place(encoder.weights, activation_bytes)
+    device = encoder.weights.where
+    ids = torch.tensor([tokens.ids], device=device)
+    hidden = module(ids, torch.ones_like(ids), walk=ports.walk)
+    context = torch.zeros(1, TEXT_ROWS, encoder.config.dim)
+    context[:, :length] = hidden.float().cpu()
+    return context
+
+
+def encode_text(encoder: TextEncoderHandle, prompt: str, ports: Ports) -> Tensor:
+    """A prompt as the official code reads it: cleaned, cut at 512 tokens, ``[1, 512, dim]``."""
+    return encode_tokens(encoder, tokenize(encoder, prompt, ports), ports)
