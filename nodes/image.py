@@ -3,12 +3,13 @@
 import torch
 from comfy_api.latest import io
 
+from ..wan_core.conditioning.known_frames import known_mask
 from ..wan_core.errors import InputError
 from ..wan_core.grid import grid_of
 from ..wan_core.stages import image
 from .host import NodeRun
 from .latent import size_inputs
-from .wires import ClipVisionOutput, ClipVisionWire, VaeWire, own, write_clip_vision, write_known_frames
+from .wires import ClipVisionOutput, ClipVisionWire, VaeWire, vae_spec, write_clip_vision, write_known_frames
 
 CATEGORY = "Wan Core/2 encode"
 
@@ -34,11 +35,13 @@ class CLIPVisionEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_vision, start_image, end_image=None) -> io.NodeOutput:
-        advice = "or encode with the native CLIPVisionEncode"
-        handle = own(clip_vision, ClipVisionWire, "clip_vision", "Wan Core Load CLIP Vision", advice)
         run = NodeRun(cls)
         pictures = [start_image[:1]] if end_image is None else [start_image[:1], end_image[-1:]]
-        tokens = [image.encode_image(handle, picture, run.ports) for picture in pictures]
+        if isinstance(clip_vision, ClipVisionWire):
+            tokens = [image.encode_image(clip_vision.handle, picture, run.ports) for picture in pictures]
+        else:
+            outputs = [clip_vision.encode_image(picture, crop=False) for picture in pictures]
+            tokens = [output.penultimate_hidden_states for output in outputs]
         # Start and end follow each other in one sequence, as native first-last-frame nodes join them.
         return run.output(ClipVisionOutput(torch.cat(tokens, dim=1)))
 
@@ -77,7 +80,6 @@ class ImageToVideo(io.ComfyNode):
         cls, positive, negative, vae, width, height, frames, batch_size,
         start_image=None, end_image=None, clip_vision_output=None,
     ) -> io.NodeOutput:  # fmt: skip
-        handle = own(vae, VaeWire, "vae", "Wan Core Load VAE", "or use the native WanImageToVideo")
         if start_image is None and end_image is None:
             raise InputError(
                 "Connect a start_image, an end_image or both; without a picture use Wan Core Empty Latent."
@@ -89,10 +91,14 @@ class ImageToVideo(io.ComfyNode):
             None if picture is None else image.fit(picture, grid, what, run.notify)
             for what, picture in pictures.items()
         )
-        latent, mask = image.known_frames(handle, grid, first, last, run.ports)
+        if isinstance(vae, VaeWire):
+            latent = image.known_latent(vae.handle, grid, first, last, run.ports)
+        else:
+            latent = vae.encode(image.known_pictures(grid, first, last))
+        mask = known_mask(grid, *(0 if x is None else len(x) for x in (first, last)))
         sides = [write_known_frames(side, latent, mask) for side in (positive, negative)]
         if clip_vision_output is not None:
             tokens = clip_vision_output.penultimate_hidden_states
             sides = [write_clip_vision(side, tokens) for side in sides]
-        samples = torch.zeros(batch_size, handle.spec.channels, *grid.latent_shape)
+        samples = torch.zeros(batch_size, spec.channels, *grid.latent_shape)
         return run.output(*sides, {"samples": samples})

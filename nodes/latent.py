@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..wan_core.grid import MAX_FRAMES, MAX_SIDE, grid_of
 from ..wan_core.stages import vae as vae_stage
 from .host import NodeRun
-from .wires import Model, VaeWire, own
+from .wires import Model, VaeWire, vae_spec
 
 
 def size_inputs() -> list[io.WidgetInput]:
@@ -68,13 +68,14 @@ class VAEEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, images) -> io.NodeOutput:
-        handle = own(vae, VaeWire, "vae", "Wan Core Load VAE", "or use the native VAEEncode")
-        run = NodeRun(cls)
-        grid_of(handle.spec, width=images.shape[2], height=images.shape[1], frames=1)
-        unseen = (len(images) - 1) % handle.spec.stride_t
+        run, spec = NodeRun(cls), vae_spec(vae)
+        grid_of(spec, width=images.shape[2], height=images.shape[1], frames=1)
+        unseen = (len(images) - 1) % spec.stride_t
         if unseen:
             run.notify(f"The last {unseen} of {len(images)} frames are not encoded: a clip is 4n+1 frames long.")
-        return run.output({"samples": vae_stage.encode(handle, images[None], run.ports)})
+        if not isinstance(vae, VaeWire):
+            return run.output({"samples": vae.encode(images)})
+        return run.output({"samples": vae_stage.encode(vae.handle, images[None], run.ports)})
 
 
 class VAEDecode(io.ComfyNode):
@@ -97,7 +98,11 @@ class VAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, samples) -> io.NodeOutput:
-        handle = own(vae, VaeWire, "vae", "Wan Core Load VAE", "or use the native VAEDecode")
-        run = NodeRun(cls)
-        frames = vae_stage.decode(handle, samples["samples"], run.ports)
-        return run.output(frames.flatten(0, 1), float(samples.get("fps", handle.spec.fps)))
+        run, spec = NodeRun(cls), vae_spec(vae)
+        latent = samples["samples"]
+        vae_stage.check_channels(spec, latent.shape[1])
+        if isinstance(vae, VaeWire):
+            frames = vae_stage.decode(vae.handle, latent, run.ports)
+        else:
+            frames = vae.decode(latent)
+        return run.output(frames.flatten(0, 1), float(samples.get("fps", spec.fps)))

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..wan_core.stages import text
 from ..wan_core.text.defaults import NEGATIVE_PROMPT
 from .host import NodeRun
-from .wires import ClipWire, own
+from .wires import ClipWire
 
 
 class TextEncode(io.ComfyNode):
@@ -41,7 +41,9 @@ class TextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, positive, negative) -> io.NodeOutput:
-        handle = own(clip, ClipWire, "clip", "Wan Core Load Text Encoder", "or encode with the native CLIPTextEncode")
         run = NodeRun(cls)
-        encoded = (text.encode_text(handle, prompt, run.ports) for prompt in (positive, negative))
+        prompts = (positive, negative)
+        if not isinstance(clip, ClipWire):  # the native loader's: read the prompts as native nodes do
+            return run.output(*(clip.encode_from_tokens_scheduled(clip.tokenize(prompt)) for prompt in prompts))
+        encoded = (text.encode_text(clip.handle, prompt, run.ports) for prompt in prompts)
         return run.output(*([[context, {"pooled_output": None}]] for context in encoded))

@@ -15,6 +15,7 @@ from ..wan_core.stages import image, text, vae
 from ..wan_core.stages.load import ClipVisionHandle, TextEncoderHandle, VaeHandle
 from ..wan_core.stages.sample import Condition, StartLatent
 from ..wan_core.text.tokenizer import Tokens
+from ..wan_core.variants import LATENTS, LatentSpec
 from .host import host_ports
 
 Model = io.Custom("WAN_CORE_MODEL")
@@ -134,11 +135,15 @@ class ClipVisionWire(_Wire):
         return ClipVisionOutput(image.encode_image(self.handle, images, host_ports(), native_crop=crop))
 
 
-def own(wire, kind: type[_Wire], name: str, loader: str, otherwise: str):
-    """The handle inside one of our objects; a native object on the same wire is refused in a sentence."""
-    if isinstance(wire, kind):
-        return wire.handle
-    raise MismatchError(f"{name} comes from another loader ({type(wire).__name__}). Connect {loader}, {otherwise}.")
+def vae_spec(vae_wire) -> LatentSpec:
+    """The latent space of a VAE, ours or native."""
+    channels = vae_wire.latent_channels
+    if channels not in LATENTS:
+        raise MismatchError(
+            f"The VAE has {channels} latent channels; Wan takes {' or '.join(str(n) for n in LATENTS)}. Load the Wan 2.1 "
+            "VAE, or for the 5B model the Wan 2.2 VAE."
+        )
+    return LATENTS[channels]
 
 
 _HONOURED = {"concat_latent_image", "concat_mask", "clip_vision_output"}

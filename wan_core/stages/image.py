@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..conditioning.known_frames import known_mask, known_video
+from ..conditioning.known_frames import known_video
 from ..errors import InputError
 from ..grid import Grid
 from ..models.clip_vision import preprocess, preprocess_native
@@ -34,20 +34,24 @@ def encode_image(clip: ClipVisionHandle, images_BHWC: Tensor, ports: Ports, nati
     return module(pixels, walk=ports.walk).float().cpu()
 
 
-def known_frames(vae: VaeHandle, grid: Grid, first: Tensor | None, last: Tensor | None, ports: Ports):
-    """Known pictures at the start and the end -> ``(latent, mask)``.
+def known_latent(vae: VaeHandle, grid: Grid, first: Tensor | None, last: Tensor | None, ports: Ports) -> Tensor:
+    """The clip with its known pictures, encoded frame by frame: ``[1, C, T, h, w]``, not normalised.
 
     Args:
         first, last: pictures ``[n, H, W, 3]`` in 0..1, of the clip's size; either may be None, not both.
-
-    Returns:
-        latent ``[1, C, T, h, w]``, not normalised, and mask ``[1, 4, T, h, w]``, 1 where known.
     """
-    video = [None if x is None else x[..., :3].movedim(-1, 0).float() * 2 - 1 for x in (first, last)]
-    counts = [0 if x is None else min(len(x), grid.frames) for x in (first, last)]
-    runs = known_video(grid, *video)
-    latent = torch.cat(list(encode_stream(vae, runs, (grid.frames, grid.height, grid.width), ports)), dim=2)
-    return latent, known_mask(grid, *counts)
+    runs = known_video(grid, *(None if x is None else x.movedim(-1, 0).float() * 2 - 1 for x in (first, last)))
+    return torch.cat(list(encode_stream(vae, runs, (grid.frames, grid.height, grid.width), ports)), dim=2)
+
+
+def known_pictures(grid: Grid, first: Tensor | None, last: Tensor | None) -> Tensor:
+    """The same clip as pictures ``[F, H, W, 3]`` in 0..1, mid grey where nothing is known: for a native VAE."""
+    clip = torch.full((grid.frames, grid.height, grid.width, 3), 0.5)
+    if first is not None:
+        clip[: len(first)] = first[: grid.frames]
+    if last is not None:
+        clip[-len(last) :] = last[-grid.frames :]
+    return clip
 
 
 def fit(images_BHWC: Tensor, grid: Grid, what: str, notify: Notify) -> Tensor:

@@ -8,18 +8,19 @@ from torch import Tensor
 from ..errors import InputError, MismatchError, NonFiniteError
 from ..grid import latent_frames, pixel_frames
 from ..runtime.ports import Ports
+from ..variants import LatentSpec
 from .load import VaeHandle
 
 BYTES_PER_PIXEL = 5000
 """Activations and feature caches of a decode per output pixel and byte of the dtype, at the width of VAE 2.1."""
 
 
-def check_channels(vae: VaeHandle, channels: int) -> None:
+def check_channels(spec: LatentSpec, channels: int) -> None:
     """A latent of another model is refused before anything is computed."""
-    if channels != vae.spec.channels:
+    if channels != spec.channels:
         raise MismatchError(
-            f"The latent has {channels} channels, {vae.weights.name} takes {vae.spec.channels}. "
-            + ("Use the Wan 2.2 VAE (wan2.2_vae) only with the 5B model, the Wan 2.1 VAE with all others.")
+            f"The latent has {channels} channels, the {spec.vae} takes {spec.channels}. The Wan 2.2 VAE belongs to the "
+            "5B model, the Wan 2.1 VAE to all others."
         )
 
 
@@ -33,7 +34,7 @@ def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports) -> Iterato
     Yields:
         ``[B, n, H, W, 3]`` float32 on the CPU in 0..1; 1 frame, then 4 for each further latent frame.
     """
-    check_channels(vae, latent_BCTHW.shape[1])
+    check_channels(vae.spec, latent_BCTHW.shape[1])
     batch, _, frames, height, width = latent_BCTHW.shape
     module = ports.memory.place(vae.weights, working_bytes(vae, batch, height, width))
     device = vae.weights.where
