@@ -2,9 +2,9 @@
 
 ``python3 -m benchmarks.parity --goldens DIR [--json] [--allow-uncovered]``
 
-DIR holds safetensors files with the metadata keys ``config`` (JSON), ``source`` and ``note``; tensors are named ``sd.*``
-(weights, official names), ``in.*``, ``out.*`` (expected) and ``inter.*`` (for debugging, not judged). A file's kind is
-the first part of its name and what its config says. Everything runs in float32 on the CPU.
+DIR holds safetensors files with the metadata keys ``config`` (JSON), ``source`` and ``note``; tensors are named
+``sd.*`` (weights, official names), ``in.*``, ``out.*`` (expected) and ``inter.*`` (for debugging, not judged). A file's
+kind is the first part of its name and what its config says. Everything runs in float32 on the CPU.
 
 Exit status: 0 when every expected tensor was judged and is within tolerance; 1 on any miss, or any file or tensor that
 cannot be judged. Kinds that wan_core does not have yet stand in :data:`UNCOVERED`; they are printed, and are a failure
@@ -14,6 +14,7 @@ unless ``--allow-uncovered`` is given.
 import argparse
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def _print(shown: list[Row], rows: list[Row], failed: list[Row], allow_uncovered
     for row in shown:
         figures = "" if row.max_abs_error is None else f"{row.max_abs_error:.2e} <= {row.tolerance:.0e}"
         print(f"{row.file + ' ' + row.tensor:<{width}}  {figures:<20} {row.verdict} {row.why}".rstrip())
-    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in dict.fromkeys(r.verdict for r in rows)}
+    counts = Counter(row.verdict for row in rows)
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     print(f"not built yet: {', '.join(UNCOVERED.values())}" + ("" if allow_uncovered else " (needs --allow-uncovered)"))
     print("FAILED" if failed else "PASSED")

@@ -1,11 +1,13 @@
 """Pictures -> what image models take."""
 
+from dataclasses import replace
+
 import torch
 from comfy_api.latest import io
 
 from ..wan_core.conditioning.known_frames import known_mask
 from ..wan_core.errors import InputError
-from ..wan_core.grid import grid_of
+from ..wan_core.grid import Grid, grid_of, latent_frames, pixel_frames
 from ..wan_core.stages import image
 from .host import NodeRun
 from .latent import size_inputs
@@ -59,7 +61,7 @@ class ImageToVideo(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input("positive"),
                 io.Conditioning.Input("negative"),
-                io.Vae.Input("vae", tooltip="The Wan 2.1 VAE."),
+                io.Vae.Input("vae", tooltip="The VAE of the model: Wan 2.1, or Wan 2.2 for the 5B."),
                 *size_inputs(),
                 io.Image.Input("start_image", optional=True, tooltip="The first frame (or the first few)."),
                 io.Image.Input("end_image", optional=True, tooltip="The last frame (or the last few)."),
@@ -84,21 +86,40 @@ class ImageToVideo(io.ComfyNode):
             raise InputError(
                 "Connect a start_image, an end_image or both; without a picture use Wan Core Empty Latent."
             )
-        run = NodeRun(cls)
-        grid = grid_of(handle.spec, width=width, height=height, frames=frames)
+        run, spec = NodeRun(cls), vae_spec(vae)
+        grid = grid_of(spec, width=width, height=height, frames=frames)
         pictures = {"start_image": start_image, "end_image": end_image}
         first, last = (
             None if picture is None else image.fit(picture, grid, what, run.notify)
             for what, picture in pictures.items()
         )
-        if isinstance(vae, VaeWire):
-            latent = image.known_latent(vae.handle, grid, first, last, run.ports)
+        if spec.clean_frames:
+            sides, latent = [positive, negative], _clean_latent(vae, grid, first, last, run)
         else:
-            latent = vae.encode(image.known_pictures(grid, first, last))
-        mask = known_mask(grid, *(0 if x is None else len(x) for x in (first, last)))
-        sides = [write_known_frames(side, latent, mask) for side in (positive, negative)]
+            known = _known_latent(vae, grid, first, last, run)
+            mask = known_mask(grid, *(0 if x is None else len(x) for x in (first, last)))
+            sides = [write_known_frames(side, known, mask) for side in (positive, negative)]
+            latent = {"samples": torch.zeros(1, spec.channels, *grid.latent_shape)}
         if clip_vision_output is not None:
             tokens = clip_vision_output.penultimate_hidden_states
             sides = [write_clip_vision(side, tokens) for side in sides]
-        samples = torch.zeros(batch_size, spec.channels, *grid.latent_shape)
-        return run.output(*sides, {"samples": samples})
+        return run.output(*sides, {name: x.repeat(batch_size, 1, 1, 1, 1) for name, x in latent.items()})
+
+
+def _known_latent(vae, grid: Grid, first: torch.Tensor | None, last: torch.Tensor | None, run: NodeRun):
+    if isinstance(vae, VaeWire):
+        return image.known_latent(vae.handle, grid, first, last, run.ports)
+    return vae.encode(image.known_pictures(grid, first, last))
+
+
+def _clean_latent(vae, grid: Grid, first: torch.Tensor | None, last: torch.Tensor | None, run: NodeRun) -> dict:
+    """The 5B model takes its start image as clean latent frames, marked by the latent's noise mask as native does."""
+    if first is None or last is not None:
+        raise InputError("The 5B model takes a start_image and no end_image. Use an FLF2V or a Wan 2.2 14B I2V model.")
+    known = latent_frames(len(first[: grid.frames]))
+    short = replace(grid, frames=pixel_frames(known), latent_frames=known)
+    samples = torch.zeros(1, vae_spec(vae).channels, *grid.latent_shape)
+    samples[:, :, :known] = _known_latent(vae, short, first[: short.frames], None, run)
+    noise_mask = torch.ones(1, 1, *grid.latent_shape)
+    noise_mask[:, :, :known] = 0
+    return {"samples": samples, "noise_mask": noise_mask}

@@ -140,8 +140,8 @@ def vae_spec(vae_wire) -> LatentSpec:
     channels = vae_wire.latent_channels
     if channels not in LATENTS:
         raise MismatchError(
-            f"The VAE has {channels} latent channels; Wan takes {' or '.join(str(n) for n in LATENTS)}. Load the Wan 2.1 "
-            "VAE, or for the 5B model the Wan 2.2 VAE."
+            f"The VAE has {channels} latent channels; Wan takes {' or '.join(str(n) for n in LATENTS)}. Load the Wan "
+            "2.1 VAE, or for the 5B model the Wan 2.2 VAE."
         )
     return LATENTS[channels]
 

@@ -234,13 +234,15 @@ def load_workflow(path: Path) -> tuple[dict, dict | None]:
 
 
 def progress_bar(prompt: dict) -> OnProgress:
-    """A one-line bar on stderr: the node's name, how far it is, and its count."""
+    """A one-line bar on stderr: the node's name, how far it is, and its count; in a log file only the finished ones."""
 
     def show(node_id: str, value: float, maximum: float) -> None:
+        if value < maximum and not sys.stderr.isatty():
+            return
         name = prompt.get(node_id, {}).get("class_type", node_id)
         done = round(30 * value / maximum) if maximum else 0
-        end = "\n" if value >= maximum else ""
-        print(f"\r{name:<24} [{'#' * done:<30}] {value:g}/{maximum:g}", end=end, file=sys.stderr, flush=True)
+        start, end = "\r" if sys.stderr.isatty() else "", "\n" if value >= maximum else ""
+        print(f"{start}{name:<24} [{'#' * done:<30}] {value:g}/{maximum:g}", end=end, file=sys.stderr, flush=True)
 
     return show
 

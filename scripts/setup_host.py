@@ -129,7 +129,8 @@ def ensure_env(host_folder: Path | None = None) -> Path:
     Returns the venv's Python. Installs nothing when the inputs are the ones of the last complete set-up.
     """
     python = venv_python(VENV)
-    if not python.exists():
+    packages = VENV / "Lib" / "site-packages" if WINDOWS else next(VENV.glob("lib/python*/site-packages"), VENV)
+    if not python.exists() or not (packages / "pip").exists():  # a failed attempt leaves a venv without pip
         say(f"making a virtual environment with Python {sys.version_info[0]}.{sys.version_info[1]} in .venv")
         run([sys.executable, "-m", "venv", VENV], "Making the virtual environment (is Python's venv module installed?)")
     requirements = ROOT / "requirements.txt", ROOT / "requirements-dev.txt"

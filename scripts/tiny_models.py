@@ -132,9 +132,8 @@ def make(out_dir: Path, only: Iterable[str] | None = None) -> dict[str, Path]:
         path = Path(out_dir) / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        metadata = {"format": "pt", "note": NOTE}
-        if file.config is not None:
-            metadata["config"] = json.dumps(file.config)
+        # One entry only: the library writes several in random order, and the bytes would differ from run to run.
+        metadata = {"note": NOTE} if file.config is None else {"config": json.dumps(file.config | {"note": NOTE})}
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         save_file({k: v.contiguous() for k, v in file.tensors(generator).items()}, part, metadata)
         part.replace(path)

@@ -38,6 +38,8 @@ class LatentSpec:
     """What users call the VAE of this space."""
     fps: int
     """Frames a second of the models of this space."""
+    clean_frames: bool = False
+    """Its image models take known pictures as clean latent frames, not as extra channels."""
 
     def normalise(self, z_BCTHW: Tensor) -> Tensor:
         """VAE output (or a ComfyUI LATENT) -> what the transformer sees: ``(z - mean) / std``."""
@@ -66,7 +68,7 @@ LATENT_21 = LatentSpec(
          3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
 )
 LATENT_22 = LatentSpec(
-    channels=48, stride_t=4, stride_hw=16, fps=24, vae="Wan 2.2 VAE (wan2.2_vae.safetensors)",
+    channels=48, stride_t=4, stride_hw=16, fps=24, clean_frames=True, vae="Wan 2.2 VAE (wan2.2_vae.safetensors)",
     mean=(-0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891,
           0.1570, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502,
           -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230, -0.0313, -0.1649, 0.0117, 0.0723,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import api_client, setup_host, tiny_models
+from scripts import api_client, setup_host
 from scripts.host import Host
 
 
@@ -60,6 +60,8 @@ def tiny_tree(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_files(tiny_tree) -> dict[str, Path]:
     """The seeded tiny checkpoints, by role."""
+    from scripts import tiny_models
+
     return tiny_models.make(tiny_tree)
 
 

@@ -42,6 +42,15 @@ def test_the_page_form_takes_over_the_values_of_the_api_form():
     assert page["nodes"][0]["widgets_values"] == [1, "randomize", 40]
 
 
+def test_the_frame_rate_is_the_workflows_or_the_models_own():
+    prompt = prompt_of_a_pair()
+    assert demo.wanted_fps(prompt) == 16
+    prompt["4"]["inputs"]["fps"] = 24
+    assert demo.wanted_fps(prompt) == 24
+    prompt["4"]["inputs"]["fps"] = ["3", 1]
+    assert demo.wanted_fps(prompt) == demo.MODEL_FPS
+
+
 def write_video(path: Path, frames: int, metadata: dict, contrast: int = 1) -> Path:
     noise = np.random.default_rng(0).integers(0, 255, (demo.HEIGHT, demo.WIDTH, 3), dtype=np.uint8) * contrast
     with av.open(str(path), "w", options={"movflags": "use_metadata_tags"}) as container:

@@ -40,7 +40,8 @@ class Tokenizer:
 
 
 def load_tokenizer(source: bytes | Path) -> Tokenizer:
-    """A tokenizer from its data.
+    """A tokenizer from its data. The forms agree, but for a special token spelled out in a prompt (``</s>``): it is
+    text to sentencepiece, as in native ComfyUI, and the token itself to ``tokenizer.json``, as in the official code.
 
     Args:
         source: a serialized sentencepiece model (the ``spiece_model`` tensor of a text encoder file), or the path of
@@ -92,7 +93,7 @@ def _from_json(data: bytes, name: str) -> Tokenizer:
         raise ModelFileError(f"{name} is a {model_type} tokenizer; umT5's is a Unigram. {HELP}")
     try:
         tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise ModelFileError(f"{name} is a tokenizer.json that cannot be used: {error}. {HELP}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

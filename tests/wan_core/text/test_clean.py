@@ -1,6 +1,7 @@
 """Prompt cleaning: what comes out of what people paste."""
 
 import pytest
+
 from wan_core.text.clean import clean_prompt
 
 

@@ -5,8 +5,9 @@ import random
 import pytest
 import sentencepiece
 import tokenizers
-from scripts.tiny_models import PROMPTS, sentencepiece_model
 from tokenizers import decoders, models, pre_tokenizers
+
+from scripts.tiny_models import PROMPTS, sentencepiece_model
 from wan_core.errors import ModelFileError
 from wan_core.text.clean import clean_prompt
 from wan_core.text.tokenizer import EOS, load_tokenizer
@@ -16,7 +17,6 @@ TEXTS = [
     "一只猫在草地上行走，写实风格",
     "👩‍👩‍👧‍👦 family 🏳️‍🌈",
     "قطة تمشي על העשב",
-    "a </s> b <pad> c <unk>",
     "x",
 ]
 
@@ -44,7 +44,7 @@ def json_file(reference, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", [*TEXTS, "a </s> b <pad> c <unk>"])
 def test_ids_are_those_of_sentencepiece_with_the_end_token(model, reference, text):
     tokens = load_tokenizer(model).encode(text)
     assert tokens.ids == reference.encode(text)
@@ -132,7 +132,16 @@ def test_flipped_bytes_give_a_refusal_or_a_tokenizer_and_nothing_else(model):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"model": 3}', '{"model": {"type": "Unigram"}}', '{"model": {"type": "BPE"}}', "[" * 10**5],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"model": 3}',
+        '{"model": {"type": "Unigram"}}',
+        '{"model": {"type": "BPE"}}',
+        "[" * 10**5,
+    ],
 )
 def test_a_damaged_tokenizer_json_is_refused(tmp_path, text):
     (tmp_path / "tokenizer.json").write_text(text)

@@ -1,0 +1,231 @@
+"""Write example_workflows: each graph once here, as page form and as API form there.
+
+``python3 scripts/make_workflows.py --url http://127.0.0.1:8188`` asks a running ComfyUI (with the pack) for the nodes'
+schemas, which give the widget order of the page form. Released files live on: change a graph by making a new one.
+"""
+
+import argparse
+import json
+import urllib.request
+import uuid
+from pathlib import Path
+
+OUT = Path(__file__).parent.parent / "example_workflows"
+HUB = "https://huggingface.co/Comfy-Org"
+REPOSITORY = {"wan2.1": "Wan_2.1_ComfyUI_repackaged", "wan2.2": "Wan_2.2_ComfyUI_Repackaged"}
+PROMPT = "A red fox runs through fresh snow at sunrise, the camera follows close behind, soft golden light, film grain"
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+COLUMN, ROW = 400, 60
+TEXT, VAE, CLIP = "umt5_xxl_fp8_e4m3fn_scaled", "wan_2.1_vae", "clip_vision_h"
+
+
+def link(folder: str, name: str) -> dict:
+    """A download that the page offers when the file is missing."""
+    repository = REPOSITORY.get(name[:6], REPOSITORY["wan2.1"])
+    file = f"{name}.safetensors"
+    return {"name": file, "directory": folder, "url": f"{HUB}/{repository}/resolve/main/split_files/{folder}/{file}"}
+
+
+def graph(model: str, low: str | None, *, image: bool, clip: bool) -> dict[str, dict]:
+    """One job. A node: its class, its column and row on the page, its inputs ([node, slot] is a wire), its files."""
+    nodes = {
+        "model": {
+            "class": "WanCoreLoadModel", "at": (0, 0),
+            "inputs": {"model_name": f"{model}.safetensors", "low_noise_model": f"{low}.safetensors" if low else "none",
+                       "variant": "auto", "precision": "auto"},
+            "files": [link("diffusion_models", name) for name in (model, low) if name],
+        },
+        "text_encoder": {
+            "class": "WanCoreLoadTextEncoder", "at": (0, 4),
+            "inputs": {"text_encoder_name": f"{TEXT}.safetensors", "precision": "auto"},
+            "files": [link("text_encoders", TEXT)],
+        },
+        "vae": {
+            "class": "WanCoreLoadVAE", "at": (0, 7),
+            "inputs": {"vae_name": f"{VAE}.safetensors", "precision": "auto"},
+            "files": [link("vae", VAE)],
+        },
+        "text": {
+            "class": "WanCoreTextEncode", "at": (1, 0), "size": (380, 300),
+            "inputs": {"clip": ["text_encoder", 0], "positive": PROMPT, "negative": None},
+        },
+        "sampler": {
+            "class": "WanCoreSampler", "at": (2, 0), "size": (380, 480),
+            "inputs": {"model": ["model", 0], "seed": 42},
+        },
+        "decode": {"class": "WanCoreVAEDecode", "at": (3, 0), "inputs": {"vae": ["vae", 0], "samples": ["sampler", 0]}},
+        "video": {"class": "CreateVideo", "at": (3, 2), "inputs": {"images": ["decode", 0], "fps": ["decode", 1]}},
+        "save": {
+            "class": "SaveVideo", "at": (3, 5), "size": (380, 400),
+            "inputs": {"video": ["video", 0], "filename_prefix": "video/wan_core", "format": "mp4", "codec": "h264"},
+        },
+    }  # fmt: skip
+    size = {"width": 832, "height": 480, "frames": 81, "batch_size": 1}
+    if not image:
+        nodes["size"] = {"class": "WanCoreEmptyLatent", "at": (1, 7), "inputs": {"model": ["model", 0], **size}}
+        wires = {"positive": ["text", 0], "negative": ["text", 1], "latent": ["size", 0]}
+    else:
+        nodes |= _image_nodes(size, clip)
+        wires = {"positive": ["size", 0], "negative": ["size", 1], "latent": ["size", 2]}
+    nodes["sampler"]["inputs"] = {"model": ["model", 0], **wires, "seed": 42}
+    return nodes
+
+
+def _image_nodes(size: dict, clip: bool) -> dict[str, dict]:
+    inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **size, "start_image": ["image", 0]}
+    nodes = {
+        "image": {"class": "LoadImage", "at": (0, 10), "size": (380, 320), "inputs": {"image": "example.png"}},
+        "size": {"class": "WanCoreImageToVideo", "at": (1, 6), "inputs": inputs},
+    }
+    if clip:
+        nodes["clip_vision"] = {
+            "class": "WanCoreLoadCLIPVision", "at": (0, 16),
+            "inputs": {"clip_vision_name": f"{CLIP}.safetensors", "precision": "auto"},
+            "files": [link("clip_vision", CLIP)],
+        }  # fmt: skip
+        wires = {"clip_vision": ["clip_vision", 0], "start_image": ["image", 0]}
+        nodes["clip_encode"] = {"class": "WanCoreCLIPVisionEncode", "at": (1, 12), "inputs": wires}
+        inputs["clip_vision_output"] = ["clip_encode", 0]
+    return nodes
+
+
+GRAPHS = {
+    "wan2.1_t2v": graph("wan2.1_t2v_1.3B_fp16", None, image=False, clip=False),
+    "wan2.1_i2v": graph("wan2.1_i2v_480p_14B_fp16", None, image=True, clip=True),
+    "wan2.2_t2v_a14b": graph(
+        "wan2.2_t2v_high_noise_14B_fp8_scaled", "wan2.2_t2v_low_noise_14B_fp8_scaled", image=False, clip=False
+    ),
+    "wan2.2_i2v_a14b": graph(
+        "wan2.2_i2v_high_noise_14B_fp8_scaled", "wan2.2_i2v_low_noise_14B_fp8_scaled", image=True, clip=False
+    ),
+}
+
+
+def schema_inputs(schema: dict) -> dict[str, list]:
+    """Input name -> its declaration, in the page's order."""
+    return {**schema["input"].get("required", {}), **schema["input"].get("optional", {})}
+
+
+def input_type(declaration: list) -> str:
+    return "COMBO" if isinstance(declaration[0], list) else declaration[0]
+
+
+def default(declaration: list):
+    """A widget's default; the first choice of a combo that names none."""
+    options = declaration[1] if len(declaration) > 1 else {}
+    if "default" in options:
+        return options["default"]
+    choices = declaration[0] if isinstance(declaration[0], list) else options.get("options", [None])
+    return choices[0]
+
+
+def fill(nodes: dict[str, dict], schemas: dict[str, dict]) -> None:
+    """Give every widget that a graph leaves out its default."""
+    for node in nodes.values():
+        for name, declaration in schema_inputs(schemas[node["class"]]).items():
+            if input_type(declaration) in WIDGET_TYPES and node["inputs"].get(name) is None and not hidden(declaration):
+                node["inputs"][name] = default(declaration)
+
+
+def hidden(declaration: list) -> bool:
+    return len(declaration) > 1 and bool(declaration[1].get("hidden"))
+
+
+def api_form(nodes: dict[str, dict], schemas: dict[str, dict]) -> dict:
+    """What POST /prompt takes."""
+    ids = {name: str(number) for number, name in enumerate(nodes, 1)}
+    return {
+        ids[name]: {
+            "class_type": node["class"],
+            "inputs": {
+                key: [ids[value[0]], value[1]] if isinstance(value, list) else value
+                for key, value in node["inputs"].items()
+            },
+            "_meta": {"title": schemas[node["class"]]["display_name"]},
+        }
+        for name, node in nodes.items()
+    }
+
+
+def page_form(title: str, nodes: dict[str, dict], schemas: dict[str, dict]) -> dict:
+    """What the page opens."""
+    ids = {name: number for number, name in enumerate(nodes, 1)}
+    links, page_nodes = [], []
+    for order, (name, node) in enumerate(nodes.items()):
+        schema = schemas[node["class"]]
+        sockets, values = [], []
+        for key, declaration in schema_inputs(schema).items():
+            kind, value = input_type(declaration), node["inputs"].get(key)
+            if hidden(declaration) or (key in ("format", "codec") and node["class"] == "SaveVideo"):
+                continue
+            socket = {"name": key, "type": kind, "link": None}
+            if isinstance(value, list):
+                links.append([len(links) + 1, ids[value[0]], value[1], ids[name], len(sockets), kind])
+                socket["link"] = len(links)
+            if kind in WIDGET_TYPES:
+                socket["widget"] = {"name": key}
+                values.append(default(declaration) if isinstance(value, list) else value)
+                options = declaration[1] if len(declaration) > 1 else {}
+                values += ["fixed"] if options.get("control_after_generate") else []
+                values += ["image"] if options.get("image_upload") else []
+            sockets.append(socket)
+        if node["class"] == "SaveVideo":
+            values += [node["inputs"]["format"], node["inputs"]["codec"]]
+        page_nodes.append(_page_node(ids[name], order, node, schema, sockets, values))
+    for page_node in page_nodes:
+        for slot, output in enumerate(page_node["outputs"]):
+            output["links"] = [wire[0] for wire in links if wire[1] == page_node["id"] and wire[2] == slot]
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"wan-core/{title}")),
+        "revision": 0,
+        "last_node_id": len(nodes),
+        "last_link_id": len(links),
+        "nodes": page_nodes,
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
+
+
+def _page_node(number: int, order: int, node: dict, schema: dict, sockets: list, values: list) -> dict:
+    column, row = node["at"]
+    properties = {"Node name for S&R": node["class"]}
+    if node.get("files"):
+        properties["models"] = node["files"]
+    widgets = sum("widget" in socket for socket in sockets)
+    height = 60 + 22 * max(len(sockets) - widgets, len(schema["output"])) + 26 * widgets
+    return {
+        "id": number,
+        "type": node["class"],
+        "pos": [column * COLUMN, row * ROW],
+        "size": list(node.get("size", (340, height))),
+        "flags": {},
+        "order": order,
+        "mode": 0,
+        "inputs": sockets,
+        "outputs": [{"name": n, "type": t} for n, t in zip(schema["output_name"], schema["output"])],
+        "properties": properties,
+        "widgets_values": values,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--url", default="http://127.0.0.1:8188", help="a running ComfyUI with the pack")
+    with urllib.request.urlopen(f"{parser.parse_args().url}/object_info") as answer:
+        schemas = json.load(answer)
+    (OUT / "api").mkdir(parents=True, exist_ok=True)
+    for title, nodes in GRAPHS.items():
+        fill(nodes, schemas)
+        for path, form in (
+            (OUT / f"{title}.json", page_form(title, nodes, schemas)),
+            (OUT / "api" / f"{title}.json", api_form(nodes, schemas)),
+        ):
+            path.write_text(json.dumps(form, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+            print(path.relative_to(OUT.parent))
+
+
+if __name__ == "__main__":
+    main()

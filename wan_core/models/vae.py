@@ -1,0 +1,189 @@
+"""The Wan VAEs: 2.1 (stride 4x8x8) and 2.2 (stride 4x16x16), one class, streamed in both directions.
+
+Source: Wan-Video/Wan2.1, ``wan/modules/vae.py`` and Wan-Video/Wan2.2, ``wan/modules/vae2_2.py``; parameter names are
+the official ones. Shape letters: B batch, C channels, T frames, H height, W width; lower case in the latent.
+
+The network is causal in time: the first frame stands alone, each later latent frame covers 4 frames. A run of frames
+needs of its past only the last 1 or 2 input frames of each convolution over time, so a clip of any length passes
+through run by run and memory does not grow with it.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..configs import VaeConfig
+from .vae_layers import (
+    AttentionBlock,
+    CausalConv3d,
+    ConvCache,
+    DownLevel,
+    Downsample,
+    ResidualBlock,
+    RMSNorm,
+    UpLevel,
+    Upsample,
+    norm_silu,
+)
+
+
+class WanVAE(nn.Module):
+    """Video <-> latent. Computes in its weights' dtype; inputs are cast to it and outputs come in it.
+
+    Latents are the plain mean of the posterior: normalising them is up to the latent space, not to the network.
+    Sides must be multiples of ``config.stride_hw``. No gradients are kept.
+    """
+
+    def __init__(self, config: VaeConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.conv1 = nn.Conv3d(2 * config.z_dim, 2 * config.z_dim, 1)
+        self.conv2 = nn.Conv3d(config.z_dim, config.z_dim, 1)
+        self.decoder = Decoder(config)
+
+    def encode_stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Frames -> latent frames.
+
+        Args:
+            frames: pieces ``[B, 3, t, H, W]`` in [-1, 1], of any number of frames each. How a clip is cut into pieces
+                changes nothing; frames beyond 4n+1 are dropped.
+
+        Yields:
+            mu ``[B, z, 1, h, w]``, not normalised.
+        """
+        cache: ConvCache = {}
+        for run in regroup(frames, 1, self.config.stride_t):
+            yield self._encode_run(run, cache)
+
+    def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Latent frames -> frames.
+
+        Args:
+            latents: pieces ``[B, z, t, h, w]``, not normalised, of any number of latent frames each.
+
+        Yields:
+            ``[B, 3, n, H, W]`` in about [-1, 1], not clamped; ``n`` is 1 for the first latent frame, 4 for the others.
+        """
+        cache: ConvCache = {}
+        for run in regroup(latents, 1, 1):
+            yield self._decode_run(run, cache)
+
+    def encode(self, x_B3THW: Tensor) -> Tensor:
+        """A whole clip in [-1, 1] -> mu ``[B, z, (T - 1) // 4 + 1, h, w]``; see :meth:`encode_stream`."""
+        return torch.cat(list(self.encode_stream([x_B3THW])), dim=2)
+
+    def decode(self, z_BCThw: Tensor) -> Tensor:
+        """A whole latent -> ``[B, 3, 4 * (T - 1) + 1, H, W]``, not clamped; see :meth:`decode_stream`."""
+        return torch.cat(list(self.decode_stream([z_BCThw])), dim=2)
+
+    # The runs are decorated and not the generators: torch's wrapper of a generator would keep hold of every output
+    # until the next one is there.
+    @torch.no_grad()
+    def _encode_run(self, x: Tensor, cache: ConvCache) -> Tensor:
+        moments = self.conv1(self.encoder(patchify(x.to(self.conv1.weight.dtype), self.config.patch), cache))
+        return moments[:, : self.config.z_dim].clone()  # a view would keep the unused variance alive
+
+    @torch.no_grad()
+    def _decode_run(self, z: Tensor, cache: ConvCache) -> Tensor:
+        return unpatchify(self.decoder(self.conv2(z.to(self.conv2.weight.dtype)), cache), self.config.patch)
+
+
+class Encoder(nn.Module):
+    """One run of (patched) pixels -> ``2 * z_dim`` channels at the latent grid."""
+
+    def __init__(self, config: VaeConfig):
+        super().__init__()
+        widths = [config.dim * m for m in (1, *config.dim_mult)]
+        self.conv1 = CausalConv3d(3 * config.patch**2, widths[0])
+        self.downsamples = nn.ModuleList()
+        for level, (dim_in, dim_out) in enumerate(pairwise(widths)):
+            layers: list[nn.Module] = [ResidualBlock(dim_in, dim_out)]
+            layers += [ResidualBlock(dim_out, dim_out) for _ in range(config.num_res_blocks - 1)]
+            shrinks = level < len(config.dim_mult) - 1
+            temporal = shrinks and config.temporal_downsample[level]
+            if shrinks:
+                layers.append(Downsample(dim_out, temporal))
+            if config.shortcuts:
+                layers = [DownLevel(layers, dim_out, 1 + temporal, 1 + shrinks)]
+            self.downsamples.extend(layers)
+        self.middle = _middle(widths[-1])
+        self.head = _head(widths[-1], 2 * config.z_dim)
+
+    def forward(self, x: Tensor, cache: ConvCache) -> Tensor:
+        x = self.conv1(x, cache)
+        for layer in (*self.downsamples, *self.middle):
+            x = layer(x, cache)
+        return self.head["2"](norm_silu(x, self.head["0"]), cache)
+
+
+class Decoder(nn.Module):
+    """One latent frame -> (patched) pixels of its frames."""
+
+    def __init__(self, config: VaeConfig):
+        super().__init__()
+        widths = [config.dec_dim * m for m in reversed(config.dim_mult)]
+        dim = widths[0]
+        self.conv1 = CausalConv3d(config.z_dim, dim)
+        self.middle = _middle(dim)
+        self.upsamples = nn.ModuleList()
+        for level, dim_out in enumerate(widths):
+            layers: list[nn.Module] = [ResidualBlock(dim, dim_out)]
+            layers += [ResidualBlock(dim_out, dim_out) for _ in range(config.num_res_blocks)]
+            grows = level < len(widths) - 1
+            temporal = grows and config.temporal_downsample[-1 - level]
+            dim = dim_out // 2 if grows and not config.shortcuts else dim_out
+            if grows:
+                layers.append(Upsample(dim_out, dim, temporal))
+            if config.shortcuts:
+                layers = [UpLevel(layers, dim_out, 1 + temporal, 1 + grows)]
+            self.upsamples.extend(layers)
+        self.head = _head(dim, 3 * config.patch**2)
+
+    def forward(self, z: Tensor, cache: ConvCache) -> Tensor:
+        x = self.conv1(z, cache)
+        for layer in (*self.middle, *self.upsamples):
+            x = layer(x, cache)
+        return self.head["2"](norm_silu(x, self.head["0"]), cache)
+
+
+def _middle(dim: int) -> nn.ModuleList:
+    return nn.ModuleList([ResidualBlock(dim, dim), AttentionBlock(dim), ResidualBlock(dim, dim)])
+
+
+def _head(dim_in: int, dim_out: int) -> nn.ModuleDict:
+    return nn.ModuleDict({"0": RMSNorm(dim_in), "2": CausalConv3d(dim_in, dim_out)})
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """Fold ``patch x patch`` pixels into channels; a channel's index counts rows fastest, then columns."""
+    return rearrange(x, "b c t (h i) (w j) -> b (c j i) t h w", i=patch, j=patch)
+
+
+def unpatchify(x: Tensor, patch: int) -> Tensor:
+    """The inverse of :func:`patchify`."""
+    return rearrange(x, "b (c j i) t h w -> b c t (h i) (w j)", i=patch, j=patch)
+
+
+def regroup(pieces: Iterable[Tensor], first: int, rest: int) -> Iterator[Tensor]:
+    """Cut pieces of any length (dim 2) into runs of ``first``, ``rest``, ``rest`` ... frames; drops what is left over.
+
+    A run shares no memory with the pieces, so that a stream keeps no piece alive.
+    """
+    held: list[Tensor] = []
+    need = first
+    for piece in pieces:
+        start = 0
+        while piece.shape[2] - start >= need:
+            stop = start + need
+            run = torch.cat([*held, piece[:, :, start:stop]], dim=2)
+            held.clear()
+            yield run
+            del run
+            start, need = stop, rest
+        if start < piece.shape[2]:
+            held.append(piece[:, :, start:].clone())
+            need -= piece.shape[2] - start

@@ -1,0 +1,48 @@
+"""The one place where a stored weight becomes numbers for a matrix product: fetch -> decode -> use."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..weights.formats import StoredWeight, decode
+
+
+class StoredLinear(nn.Module):
+    """A linear layer whose weight stays as the file has it and is decoded for each use.
+
+    Takes the place of an ``nn.Linear`` after construction, so that models know nothing of storage. ``weight`` and
+    ``bias`` keep their names; ``weight_scale`` (float, a scalar or one per output row) is None where there is none.
+    """
+
+    def __init__(self, linear: nn.Linear, compute_dtype: torch.dtype):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight = linear.weight
+        self.register_parameter("bias", linear.bias)
+        self.register_buffer("weight_scale", None, persistent=False)
+        self.compute_dtype = compute_dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` of any float dtype -> ``[..., out_features]`` in the compute dtype."""
+        weight = decode(StoredWeight(self.weight, self.weight_scale), self.compute_dtype)
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        return F.linear(x.to(self.compute_dtype), weight, bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.weight.dtype} -> {self.compute_dtype}"
+
+
+def storage_linears(module: nn.Module, compute_dtype_of: Callable[[str], torch.dtype]) -> nn.Module:
+    """Replace every ``nn.Linear`` below ``module`` by a :class:`StoredLinear`, in place.
+
+    Args:
+        compute_dtype_of: full name of the layer's weight -> dtype to compute in.
+    """
+    for path, parent in list(module.named_modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                full = ".".join(part for part in (path, name, "weight") if part)
+                setattr(parent, name, StoredLinear(child, compute_dtype_of(full)))
+    return module

@@ -1,0 +1,192 @@
+"""One way to open a model file: header first, tensors when asked for.
+
+Safetensors are mapped, so a tensor that is used as it is stored costs no private memory. Every kind of file passes
+its own strict check before a library sees it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import ModelFileError, first_few
+from .header import DOWNLOAD_AGAIN, Header, TensorInfo, parse_json_object, read_header, regular_file_size
+from .pickle_file import read_pickle
+
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+INDEX_SUFFIX = ".safetensors.index.json"
+MAX_INDEX_BYTES = 100_000_000
+MAX_SHARDS = 1000
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.safetensors")
+_SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.safetensors")
+
+
+class Checkpoint:
+    """An open model file. ``header`` is checked and complete; ``get`` reads one tensor, on the CPU."""
+
+    def __init__(
+        self,
+        path: Path,
+        header: Mapping[str, TensorInfo],
+        metadata: dict[str, str],
+        get: Callable[[str], Tensor],
+        close: Callable[[], None],
+    ):
+        self.path = path
+        self.header = header
+        self.metadata = metadata
+        self._get = get
+        self._close = close
+
+    def get(self, name: str) -> Tensor:
+        """The tensor ``name`` of :attr:`header`, on the CPU, as stored."""
+        if name not in self.header:
+            raise KeyError(name)
+        tensor = self._get(name)
+        info = self.header[name]
+        if tensor.dtype is not info.dtype or tuple(tensor.shape) != info.shape:
+            raise ModelFileError(f"{self.path.name} changed after it was opened ({name!r} differs). Load it again.")
+        return tensor
+
+    def close(self) -> None:
+        """Let go of the file; tensors already handed out stay valid."""
+        self._close()
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a ``.safetensors`` file, a sharded set or an official ``.pth``.
+
+    Args:
+        path: a file; the ``.safetensors.index.json`` or any part of a sharded set; or a folder that holds one
+            index or exactly one ``.safetensors``.
+
+    Raises:
+        ModelFileError: the file is missing, damaged or of another kind; the message says which and what to do.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _choose_in_folder(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return _open_sharded(path)
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        return _open_pickle(path)
+    if _SHARD.fullmatch(path.name):
+        return _open_sharded(_index_of(path))
+    return _open_single(path)
+
+
+def _open_single(path: Path) -> Checkpoint:
+    header = read_header(path)
+    files: dict[Path, object] = {}
+
+    def get(name: str) -> Tensor:
+        return _read(files, path, name)
+
+    return Checkpoint(path, header.tensors, header.metadata, get, files.clear)
+
+
+def _open_pickle(path: Path) -> Checkpoint:
+    tensors = read_pickle(path)
+    header = {
+        name: TensorInfo(dtype=t.dtype, shape=tuple(t.shape), nbytes=t.numel() * t.element_size())
+        for name, t in tensors.items()
+    }
+    return Checkpoint(path, header, {}, tensors.__getitem__, tensors.clear)
+
+
+def _read(files: dict[Path, object], path: Path, name: str) -> Tensor:
+    """One tensor through the mapping of ``path``, which is opened at the first call."""
+    try:
+        if path not in files:
+            files[path] = safe_open(path, framework="pt", device="cpu")
+        return files[path].get_tensor(name)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ModelFileError(f"{path.name}: {name!r} cannot be read ({error}). {DOWNLOAD_AGAIN}") from error
+
+
+def _choose_in_folder(folder: Path) -> Path:
+    """The one model of a folder."""
+    files = sorted(entry for entry in folder.iterdir() if entry.is_file())
+    indexes = [file for file in files if file.name.endswith(INDEX_SUFFIX)]
+    singles = [file for file in files if file.suffix == ".safetensors"]
+    for found in (indexes, singles):
+        if len(found) == 1:
+            return found[0]
+        if len(found) > 1:
+            raise ModelFileError(
+                f"{folder.name} holds several models ({first_few(file.name for file in found)}). Choose one of them."
+            )
+    raise ModelFileError(
+        f"{folder.name} holds no safetensors file. A folder of split .bin or .pth parts has to be converted first."
+    )
+
+
+def _index_of(part: Path) -> Path:
+    """The index file that lists ``part`` of a sharded set."""
+    regular_file_size(part)
+    for index in sorted(part.parent.glob(f"*{INDEX_SUFFIX}")):
+        if part.name in _weight_map(index).values():
+            return index
+    number, total = _SHARD.fullmatch(part.name).groups()
+    raise ModelFileError(
+        f"{part.name} is part {int(number)} of {int(total)} of a model, and the index file ({INDEX_SUFFIX[1:]}) that "
+        "belongs to it is not beside it. Download the index and all parts into one folder."
+    )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """tensor name -> part, checked: plain file names only."""
+    if regular_file_size(index) > MAX_INDEX_BYTES:
+        raise ModelFileError(f"{index.name} is too large for an index of parts. {DOWNLOAD_AGAIN}")
+    found = parse_json_object(index.read_bytes(), index.name).get("weight_map")
+    if not isinstance(found, dict) or not found or not all(isinstance(part, str) for part in found.values()):
+        raise ModelFileError(f"{index.name} lists no parts ('weight_map' is missing or empty). {DOWNLOAD_AGAIN}")
+    odd = next((part for part in found.values() if len(part) > 255 or not _PLAIN_NAME.fullmatch(part)), None)
+    if odd is not None:
+        raise ModelFileError(
+            f"{index.name} names the part {odd[:80]!r}; parts are plain .safetensors names in the same folder."
+        )
+    return found
+
+
+def _open_sharded(index: Path) -> Checkpoint:
+    weight_map = _weight_map(index)
+    parts = sorted(set(weight_map.values()))
+    if len(parts) > MAX_SHARDS:
+        raise ModelFileError(f"{index.name} lists {len(parts)} parts; at most {MAX_SHARDS} are accepted.")
+    absent = [part for part in parts if not (index.parent / part).is_file()]
+    if absent:
+        raise ModelFileError(
+            f"{index.name}: {len(absent)} of {len(parts)} parts are not beside it ({first_few(absent)}). Download them."
+        )
+    headers = {part: read_header(index.parent / part) for part in parts}
+    tensors, metadata = _merge(index.name, weight_map, headers)
+    files: dict[Path, object] = {}
+
+    def get(name: str) -> Tensor:
+        return _read(files, index.parent / weight_map[name], name)
+
+    return Checkpoint(index, tensors, metadata, get, files.clear)
+
+
+def _merge(
+    name: str, weight_map: dict[str, str], headers: dict[str, Header]
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """All tensors of all parts; index and parts must agree on every one of them."""
+    absent = [key for key, part in weight_map.items() if key not in headers[part].tensors]
+    if absent:
+        raise ModelFileError(f"{name}: {len(absent)} tensors are not in their parts ({first_few(absent)}).")
+    extra = [key for part, header in headers.items() for key in header.tensors if weight_map.get(key) != part]
+    if extra:
+        raise ModelFileError(f"{name}: its parts hold {len(extra)} tensors that it does not list ({first_few(extra)}).")
+    tensors = {key: info for header in headers.values() for key, info in header.tensors.items()}
+    metadata = {key: text for header in reversed(headers.values()) for key, text in header.metadata.items()}
+    return tensors, metadata
