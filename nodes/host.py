@@ -19,6 +19,7 @@ from ..wan_core.runtime.ports import Compute, Notify, Ports, Progress, no_progre
 from ..wan_core.runtime.residency import Resident
 from ..wan_core.stages.preview import latent_to_rgb
 from ..wan_core.variants import LATENTS
+from ..wan_core.weights.precision import has_bf16
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,7 @@ _DEVICES = {
 def compute(kind: str) -> Compute:
     """Where the host wants this kind of model to compute."""
     device = torch.device(_DEVICES[kind]())
-    if device.type == "cpu":
-        return Compute(device=device)
-    return Compute(device=device, bf16=bool(mm.should_use_bf16(device=device)))
+    return Compute(device=device, bf16=has_bf16(device))
 
 
 class HostModel:

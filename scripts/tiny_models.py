@@ -39,8 +39,8 @@ VOCAB = 400
 
 UMT5 = Umt5Config(vocab=VOCAB, dim=4096, dim_attn=64, dim_ffn=64, num_heads=4, num_layers=2)
 CLIP_VISION = ClipVisionConfig(dim=1280, mlp_dim=64, out_dim=64, num_heads=16, num_layers=2)
-VAE_21 = VaeConfig(dim=8, dec_dim=8)
-VAE_22 = VaeConfig(dim=8, dec_dim=8, z_dim=48, patch=2, shortcuts=True)
+VAE_21 = VaeConfig(dim=4, dec_dim=4)
+VAE_22 = VaeConfig(dim=4, dec_dim=4, z_dim=48, patch=2, shortcuts=True)
 DIT = DitConfig(dim=256, ffn_dim=256, num_heads=2, num_layers=2, in_dim=16, out_dim=16)
 DIT_CONCAT = replace(DIT, in_dim=36)
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..errors import ModelFileError
 
-
 Shape = tuple[int, ...]
 
 

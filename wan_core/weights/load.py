@@ -138,7 +138,7 @@ def _plan(module: nn.Module, header: Mapping, detected: Detected) -> _Plan:
             scales[layer] = source.names[0]
             check_scale(source.names[0], header[source.names[0]], header[sources[layer].names[0]].shape)
         elif ending == LAYER_FORMAT and layer in sources:
-            formats.update({name: sources[layer].names[0] for name in source.names})
+            formats.update(dict.fromkeys(source.names, sources[layer].names[0]))
         elif ending in UNUSED_SCALES and layer in sources:
             ignored += [(name, UNUSED_SCALES[ending]) for name in source.names]
         elif reason := _reason(ours, detected, wanted):
@@ -223,20 +223,23 @@ def _assign(owner: tuple[nn.Module, str], parts: Iterable[StoredWeight], op: key
     module, attribute = owner
     parts = list(parts)
     tensor: Tensor
+    scale = parts[0].scale
     if isinstance(module, StoredLinear) and attribute == "weight":
-        scale = parts[0].scale
-        tensor = op.join(tuple(part.data for part in parts))
-        if scale is None and tensor.element_size() > dtype.itemsize:
-            tensor = tensor.to(dtype)  # wider than it computes in: narrowed once instead of at every use
+        tensor = _kept(op.join(tuple(part.data for part in parts)), dtype, scale)
         module.weight_scale = None if scale is None else scale.float().reshape(() if scale.numel() == 1 else (-1, 1))
-    elif isinstance(module, nn.Embedding) and parts[0].scale is None and parts[0].data.dtype not in FP8:
-        tensor = op.join(tuple(part.data for part in parts))  # a table that is looked up needs no conversion
+    elif isinstance(module, nn.Embedding) and scale is None and parts[0].data.dtype not in FP8:
+        tensor = _kept(op.join(tuple(part.data for part in parts)), dtype, scale)  # looked up, then cast by its user
     else:
         tensor = op.join(tuple(decode(part, dtype) for part in parts))
     if attribute in module._buffers:
         module._buffers[attribute] = tensor
     else:
         module._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
+
+
+def _kept(tensor: Tensor, dtype: torch.dtype, scale: Tensor | None) -> Tensor:
+    """As stored; only what is wider than it computes in is narrowed, once instead of at every use."""
+    return tensor.to(dtype) if scale is None and tensor.element_size() > dtype.itemsize else tensor
 
 
 def _check_filled(module: nn.Module, file_name: str) -> None:

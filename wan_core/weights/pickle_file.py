@@ -75,13 +75,13 @@ def _check_archive(path: Path, size: int) -> None:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
         raise ModelFileError(f"{path.name} is cut or damaged (its zip directory cannot be read: {error}).") from error
     names = [entry.filename for entry in entries]
+    if any(name.endswith("constants.pkl") for name in names):
+        raise ModelFileError(f"{path.name} is a TorchScript program, not a table of weights. Use the original file.")
     packed = next((entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None)
     if packed is not None:
         raise ModelFileError(f"{path.name} is compressed ({packed.filename!r}); PyTorch never writes such files.")
     if len(set(names)) != len(names) or sum(entry.file_size for entry in entries) > size:
         raise ModelFileError(f"{path.name} is damaged: its zip directory declares more than the file holds.")
-    if any(name.endswith("constants.pkl") for name in names):
-        raise ModelFileError(f"{path.name} is a TorchScript program, not a table of weights. Use the original file.")
     if not any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
         raise ModelFileError(f"{path.name} is a zip archive without weights (no data.pkl). Unpack it first.")
     if max(e.file_size for e in entries if e.filename.endswith("data.pkl")) > MAX_PICKLE_BYTES:
