@@ -82,7 +82,16 @@ def measure(args: argparse.Namespace) -> dict:
 
 def in_child(args: argparse.Namespace, direction: str, frames: int) -> dict:
     command = [sys.executable, "-m", "benchmarks.vae_memory", "--child", direction, "--vae", args.vae]
-    command += ["--frames", str(frames), "--size", str(args.size), "--dtype", args.dtype, "--threads", str(args.threads)]
+    command += [
+        "--frames",
+        str(frames),
+        "--size",
+        str(args.size),
+        "--dtype",
+        args.dtype,
+        "--threads",
+        str(args.threads),
+    ]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **MALLOC}, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"{direction} of {frames} frames ended with exit code {done.returncode}; its error is above.")
@@ -105,7 +114,9 @@ def judge(args: argparse.Namespace, direction: str) -> dict:
     spread, allowed = max(peaks) - min(peaks), int(TOLERANCE * max(args.frames) * 3 * args.size**2 * 4)
     passed = spread <= allowed and all(row["finite"] for row in rows)
     if not args.json:
-        print(f"{direction}: spread {spread / 1e6:.2f} MB, allowed {allowed / 1e6:.2f} MB: {'ok' if passed else 'MISS'}")
+        print(
+            f"{direction}: spread {spread / 1e6:.2f} MB, allowed {allowed / 1e6:.2f} MB: {'ok' if passed else 'MISS'}"
+        )
     return {"direction": direction, "rows": rows, "spread_bytes": spread, "allowed_bytes": allowed, "passed": passed}
 
 
@@ -129,7 +140,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     settings = {"vae": args.vae, "size": args.size, "dtype": args.dtype, "threads": args.threads, "malloc": MALLOC}
     if not args.json:
-        print(f"VAE {args.vae}, {args.size}x{args.size}, {args.dtype}, {args.threads} threads, malloc settings {MALLOC}")
+        print(
+            f"VAE {args.vae}, {args.size}x{args.size}, {args.dtype}, {args.threads} threads, malloc settings {MALLOC}"
+        )
     results = [judge(args, direction) for direction in args.direction]
     if args.json:
         print(json.dumps({**settings, "results": results}, indent=2))

@@ -9,12 +9,13 @@ from .wires import ClipVisionWire, ClipWire, Model, VaeWire
 
 CATEGORY = "Wan Core/1 load"
 PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
+"""umT5 has no fp16: it leaves its range."""
 
 
-def _precision_input() -> io.Combo.Input:
+def _precision_input(options: list[str] = PRECISIONS) -> io.Combo.Input:
     return io.Combo.Input(
         "precision",
-        options=PRECISIONS,
+        options=options,
         default="auto",
         tooltip="What it computes in. auto: the best for the file and this machine (docs/precision.md has the table).",
     )
@@ -89,7 +90,7 @@ class LoadTextEncoder(io.ComfyNode):
                     options=model_files("text_encoders"),
                     tooltip="A umT5-XXL file, for example umt5_xxl_fp8_e4m3fn_scaled.safetensors.",
                 ),
-                _precision_input(),
+                _precision_input(["auto", "fp32", "bf16"]),
             ],
             outputs=[io.Clip.Output(display_name="text encoder")],
             hidden=[io.Hidden.unique_id],

@@ -7,16 +7,13 @@ Shape letters: B batch, H/W pixels, L tokens (class token and patches), d width.
 Precision: linear layers compute in the dtype they were given; norms and the residual stream are float32.
 """
 
-from collections.abc import Callable, Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configs import ClipVisionConfig
 from ..runtime.attention import attention
-
-Walk = Callable[[Iterable[nn.Module]], Iterable[nn.Module]]
+from .layers import Walk
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -8,8 +8,6 @@ Precision: linear layers compute in the dtype they were given; modulation, norm 
 follow the float32 parameters (see ``wan_core/weights/precision.py``), by ordinary type promotion.
 """
 
-from collections.abc import Callable, Iterable
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -17,22 +15,10 @@ from torch import Tensor, nn
 
 from ..configs import DitConfig
 from ..runtime.attention import attention
+from .layers import RMSNorm, Walk
 from .rope import rope_table, rotate, sinusoid
 
 Rope = tuple[Tensor, Tensor]
-Walk = Callable[[Iterable[nn.Module]], Iterable[nn.Module]]
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the whole width (all heads together), statistics in float32."""
-
-    def __init__(self, dim: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
 
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:

@@ -9,27 +9,13 @@ are float32, because the unscaled scores and the sum over 24 layers leave the ra
 """
 
 import math
-from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configs import Umt5Config
-
-Walk = Callable[[Iterable[nn.Module]], Iterable[nn.Module]]
-
-
-class RMSNorm(nn.Module):
-    """Scale by the root mean square over the width: no mean, no bias, statistics in float32."""
-
-    def __init__(self, dim: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+from .layers import RMSNorm, Walk
 
 
 class Attention(nn.Module):

@@ -133,7 +133,8 @@ def describe(plan: Plan, variant: WanVariant) -> str:
     high = plan.experts.count("high")
     where = f"high-noise expert for {high} steps (guidance {plan.guidance_high:g})"
     rest = f"low-noise for {len(plan.experts) - high} (guidance {plan.guidance_low:g})"
-    return f"{text}; {where}, {rest}; starts at step {first + 1}."
+    begins = f", beginning with step {first + 1}" if first else ""
+    return f"{text}; {where}, {rest}{begins}."
 
 
 @torch.no_grad()
@@ -162,7 +163,7 @@ def sample(
     denoise = _denoiser(model, conditions, plan, clean, ports)
 
     def on_step(result: StepResult) -> None:
-        where = f"step {result.index + 1} of {len(plan.whole)}"
+        where = f"step {result.index + 1} of {len(plan.whole)} at sigma {result.step.sigma:.3f}"
         if variant.experts == 2:
             where += f", {plan.experts[result.done - 1]}-noise expert"
         check_finite(result.x, where, model.name)

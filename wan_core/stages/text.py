@@ -46,6 +46,7 @@ def encode_tokens(encoder: TextEncoderHandle, tokens: Tokens, ports: Ports) -> T
     device = encoder.weights.where
     ids = torch.tensor([tokens.ids], device=device)
     hidden = module(ids, torch.ones_like(ids), walk=ports.walk)
+    check_finite(hidden, "the text encoder", encoder.weights.name)
     context = torch.zeros(1, TEXT_ROWS, encoder.config.dim)
     context[:, :length] = hidden.float().cpu()
     return context

@@ -21,6 +21,15 @@ TINY_22 = VaeConfig(dim=6, dec_dim=10, z_dim=5, patch=2, shortcuts=True)
 TINY = pytest.mark.parametrize("config", [TINY_21, TINY_22], ids=["2.1", "2.2"])
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Layers this small take microseconds; on a busy machine threads wait for one another far longer than that."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def seeded(config: VaeConfig) -> WanVAE:
     """Random weights of which each one matters; decoded values stay within [-1, 1]."""
     torch.manual_seed(7)
@@ -154,7 +163,7 @@ def test_a_batch_of_two_equals_two_singles(config):
     video = torch.rand(2, 3, 9, side, side + config.stride_hw) * 2 - 1
     latent = torch.randn(2, config.z_dim, 3, 3, 1)
     for run, x in ((vae.encode, video), (vae.decode, latent)):
-        torch.testing.assert_close(run(x), torch.cat([run(x[:1]), run(x[1:])]), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(run(x), torch.cat([run(x[:1]), run(x[1:])]), atol=5e-6, rtol=0)
 
 
 @TINY

@@ -10,11 +10,9 @@ SHAPE = (3, 16, 2, 5, 7)
 
 
 @pytest.fixture(autouse=True)
-def unchanged_global_generator():
-    before = torch.get_rng_state()
+def global_generator_put_back():
     with torch.random.fork_rng(devices=[]):
         yield
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42, 2**63 + 5, 2**64 - 1])

@@ -71,8 +71,8 @@ def diffusers_trajectory(solver: str, x: torch.Tensor, schedule: Schedule) -> to
     return torch.stack(steps).float()
 
 
-@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 12.0, 17.0])
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 33, 100])
+@pytest.mark.parametrize("shift", [1.0, 5.0, 17.0])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("solver", ["unipc", "dpm++"])
 def test_other_step_counts_and_shifts_agree_with_the_public_implementation(solver, steps, shift):
     schedule = make_schedule(solver, steps, shift)

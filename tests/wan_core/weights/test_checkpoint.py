@@ -89,13 +89,13 @@ def test_a_missing_part_is_named(sharded):
 
 def test_a_part_without_its_index_says_so(sharded):
     (sharded / "model.safetensors.index.json").unlink()
-    with pytest.raises(ModelFileError, match="part 1 of 2 .* index file"):
+    with pytest.raises(ModelFileError, match=r"part 1 of 2 .* index file"):
         open_checkpoint(sharded / "model-00001-of-00002.safetensors")
 
 
 def test_a_tensor_the_index_promises_but_no_part_holds_is_named(sharded):
     write_index(sharded, {**read_index(sharded), "ghost": "model-00001-of-00002.safetensors"})
-    with pytest.raises(ModelFileError, match="1 tensors are not in their parts .ghost"):
+    with pytest.raises(ModelFileError, match=r"1 tensors are not in their parts .ghost"):
         open_checkpoint(sharded)
 
 
@@ -103,7 +103,7 @@ def test_a_tensor_the_index_does_not_list_is_named(sharded):
     weight_map = read_index(sharded)
     del weight_map["c"]
     write_index(sharded, weight_map)
-    with pytest.raises(ModelFileError, match="does not list .c"):
+    with pytest.raises(ModelFileError, match=r"does not list .c"):
         open_checkpoint(sharded)
 
 
@@ -113,7 +113,7 @@ def test_a_tensor_the_index_does_not_list_is_named(sharded):
 )
 def test_a_part_is_a_plain_name_in_the_same_folder(part, sharded):
     write_index(sharded, {**read_index(sharded), "c": part})
-    with pytest.raises(ModelFileError, match="plain .safetensors names"):
+    with pytest.raises(ModelFileError, match=r"plain .safetensors names"):
         open_checkpoint(sharded)
 
 

@@ -1,0 +1,66 @@
+"""A stored linear computes what nn.Linear computes on the decoded weight, and copies nothing that needs no copy."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+from wan_core.runtime import linear as module
+from wan_core.runtime.linear import StoredLinear, storage_linears
+
+GOLDEN = load_file(Path(__file__).parents[2] / "goldens" / "quant_formats.safetensors")
+
+
+def stored(weight, scale=None, compute=torch.float32, bias=None) -> StoredLinear:
+    layer = StoredLinear(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta"), compute)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    layer.weight_scale = scale
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer
+
+
+def test_scaled_fp8_gives_the_recorded_product():
+    layer = stored(GOLDEN["fp8.e4m3fn.per_tensor.weight"], GOLDEN["fp8.e4m3fn.per_tensor.scale_weight"])
+    torch.testing.assert_close(layer(GOLDEN["in.x"]), GOLDEN["out.linear_fp8_e4m3fn_per_tensor"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_it_is_linear_on_the_weight_in_the_compute_type_to_the_bit(storage, compute):
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(6, 8).to(storage), torch.randn(6), torch.randn(3, 5, 8)
+    out = stored(weight, None, compute, bias)(x)
+    assert out.dtype is compute
+    assert torch.equal(out, F.linear(x.to(compute), weight.to(compute), bias.to(compute)))
+
+
+def test_no_copy_is_made_where_the_storage_type_is_the_compute_type(monkeypatch):
+    used = []
+    monkeypatch.setattr(module.F, "linear", lambda x, w, b: used.append(w) or x)
+    layer = stored(torch.randn(4, 4))
+    layer(torch.randn(2, 4))
+    assert used[0].data_ptr() == layer.weight.data_ptr()
+
+
+def test_every_linear_is_replaced_and_names_stay():
+    class Odd(nn.Linear):
+        """A subclass is somebody else's business."""
+
+    net = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 2, bias=False), nn.GELU()), Odd(2, 2))
+    names = list(net.state_dict())
+    asked = []
+    storage_linears(net, lambda name: asked.append(name) or torch.bfloat16)
+    assert asked == ["0.weight", "1.0.weight"]
+    assert list(net.state_dict()) == names
+    assert [type(net[0]), type(net[1][0]), type(net[2])] == [StoredLinear, StoredLinear, Odd]
+    assert net[0].compute_dtype is torch.bfloat16 and net[1][0].bias is None
+
+
+def test_the_scale_moves_with_the_module_but_is_not_in_its_state():
+    layer = stored(torch.randn(4, 4).to(torch.float8_e4m3fn), torch.tensor(0.5))
+    assert list(layer.state_dict()) == ["weight"]
+    assert layer.to("meta").weight_scale.is_meta
