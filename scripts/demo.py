@@ -53,16 +53,29 @@ JOBS = (
 )
 SHORT = ("wan2.1_t2v", "wan2.2_i2v_a14b")  # one of each kind; --all runs the others too
 
-WIDTH, HEIGHT, FRAMES, STEPS = 256, 256, 33, 4
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """What is asked of a job: pixels, frames, sampling steps."""
+
+    width: int
+    height: int
+    frames: int
+    steps: int
+
+
+CLIP = Clip(width=160, height=96, frames=33, steps=4)
 MODEL_FPS = 16.0  # of every model in JOBS
 
 
 # --- the tiny job ----------------------------------------------------------------------------------------------------
 
 
-def tiny(prompt: dict, job: Job, files: dict[str, Path], words: str | None = None, image: str | None = None) -> dict:
+def tiny(
+    prompt: dict, job: Job, files: dict[str, Path], clip: Clip, words: str | None = None, image: str | None = None
+) -> dict:
     """A copy of an API-form workflow with the tiny files, a small size and few steps, set by node class."""
-    size = {"width": WIDTH, "height": HEIGHT, "frames": FRAMES}
+    size = {"width": clip.width, "height": clip.height, "frames": clip.frames}
     names = {"model_name": files[job.model].name}
     if job.low_noise_model is not None:
         names["low_noise_model"] = files[job.low_noise_model].name
@@ -74,7 +87,7 @@ def tiny(prompt: dict, job: Job, files: dict[str, Path], words: str | None = Non
         "WanCoreTextEncode": {} if words is None else {"positive": words},
         "WanCoreEmptyLatent": size,
         "WanCoreImageToVideo": size,
-        "WanCoreSampler": {"steps": STEPS},
+        "WanCoreSampler": {"steps": clip.steps},
         "LoadImage": {} if image is None else {"image": image},
         "SaveVideo": {"filename_prefix": f"wan_core/{job.workflow}"},
     }
@@ -131,7 +144,7 @@ def bare_graph(prompt: dict) -> dict:
     return {node_id: (node["class_type"], node["inputs"]) for node_id, node in prompt.items()}
 
 
-def check_video(path: Path, prompt: dict, workflow: dict) -> dict:
+def check_video(path: Path, clip: Clip, prompt: dict, workflow: dict) -> dict:
     """Decodes the whole file and compares it with what was asked for. Raises DemoError with both sides."""
     import av
 
@@ -141,8 +154,8 @@ def check_video(path: Path, prompt: dict, workflow: dict) -> dict:
         fps, metadata = float(stream.average_rate), dict(container.metadata)
     height, width = pictures[0].shape[:2] if pictures else (0, 0)
     pairs = {
-        "frames": (len(pictures), FRAMES),
-        "size": (f"{width}x{height}", f"{WIDTH}x{HEIGHT}"),
+        "frames": (len(pictures), clip.frames),
+        "size": (f"{width}x{height}", f"{clip.width}x{clip.height}"),
         "fps": (fps, wanted_fps(prompt)),
         "prompt in the metadata": (bare_graph(json.loads(metadata.get("prompt", "{}"))) == bare_graph(prompt), True),
         "workflow in the metadata": (json.loads(metadata.get("workflow", "null")) == workflow, True),
@@ -173,16 +186,16 @@ def run_job(url: str, job: Job, files: dict[str, Path], args: argparse.Namespace
     from scripts import api_client
 
     prompt, page = load(job)
-    prompt = tiny(prompt, job, files, args.prompt, image)
+    prompt = tiny(prompt, job, files, CLIP, args.prompt, image)
     page = tiny_page(page, prompt)
-    print(f"[demo] {job.workflow}: {WIDTH}x{HEIGHT}, {FRAMES} frames, {STEPS} steps", flush=True)
+    print(f"[demo] {job.workflow}: {CLIP.width}x{CLIP.height}, {CLIP.frames} frames, {CLIP.steps} steps", flush=True)
     began = time.monotonic()
     history = api_client.run(url, prompt, page, api_client.progress_bar(prompt))
     took = time.monotonic() - began
     saved = api_client.download(url, history, OUTPUT)
     if len(saved) != 1:
         raise DemoError(f"{job.workflow} saved {len(saved)} files instead of one video.")
-    return {**check_video(saved[0], prompt, page), "seconds": f"{took:.1f}"}
+    return {**check_video(saved[0], CLIP, prompt, page), "seconds": f"{took:.1f}"}
 
 
 def run_demo(env: setup_host.HostEnv, args: argparse.Namespace) -> None:

@@ -14,8 +14,17 @@ OUT = Path(__file__).parent.parent / "example_workflows"
 HUB = "https://huggingface.co/Comfy-Org"
 REPOSITORY = {"wan2.1": "Wan_2.1_ComfyUI_repackaged", "wan2.2": "Wan_2.2_ComfyUI_Repackaged"}
 PROMPT = "A red fox runs through fresh snow at sunrise, the camera follows close behind, soft golden light, film grain"
+MOTION = "The picture comes to life with gentle, natural motion while the camera slowly moves closer, soft light"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
-COLUMN, ROW = 400, 60
+COLUMNS = (
+    # title, left edge, width
+    ("1 Load", 0, 460),
+    ("2 Encode", 560, 440),
+    ("3 Sample (0 = what the model was made for)", 1100, 440),
+    ("4 Decode and save", 1640, 440),
+)
+# The page's own measures: a title bar, a row of sockets, a row of widgets. Above a title sits the pack's badge.
+TITLE, SOCKET, WIDGET, GAP, MARGIN = 30, 20, 24, 56, 24
 TEXT, VAE, CLIP = "umt5_xxl_fp8_e4m3fn_scaled", "wan_2.1_vae", "clip_vision_h"
 
 
@@ -27,42 +36,45 @@ def link(folder: str, name: str) -> dict:
 
 
 def graph(model: str, low: str | None, *, image: bool, clip: bool) -> dict[str, dict]:
-    """One job. A node: its class, its column and row on the page, its inputs ([node, slot] is a wire), its files."""
+    """One job. A node: its class, its column and place in it, its inputs ([node, slot] is a wire), its files.
+
+    ``room`` is space at the bottom for what the page adds to a node: notices, a preview, text boxes, a player.
+    """
     nodes = {
         "model": {
-            "class": "WanCoreLoadModel", "at": (0, 0),
+            "class": "WanCoreLoadModel", "at": (0, 0), "room": 80,
             "inputs": {"model_name": f"{model}.safetensors", "low_noise_model": f"{low}.safetensors" if low else "none",
                        "variant": "auto", "precision": "auto"},
             "files": [link("diffusion_models", name) for name in (model, low) if name],
         },
         "text_encoder": {
-            "class": "WanCoreLoadTextEncoder", "at": (0, 4),
+            "class": "WanCoreLoadTextEncoder", "at": (0, 1),
             "inputs": {"text_encoder_name": f"{TEXT}.safetensors", "precision": "auto"},
             "files": [link("text_encoders", TEXT)],
         },
         "vae": {
-            "class": "WanCoreLoadVAE", "at": (0, 7),
+            "class": "WanCoreLoadVAE", "at": (0, 2),
             "inputs": {"vae_name": f"{VAE}.safetensors", "precision": "auto"},
             "files": [link("vae", VAE)],
         },
         "text": {
-            "class": "WanCoreTextEncode", "at": (1, 0), "size": (380, 300),
-            "inputs": {"clip": ["text_encoder", 0], "positive": PROMPT, "negative": None},
+            "class": "WanCoreTextEncode", "at": (1, 0), "room": 220,
+            "inputs": {"clip": ["text_encoder", 0], "positive": MOTION if image else PROMPT, "negative": None},
         },
         "sampler": {
-            "class": "WanCoreSampler", "at": (2, 0), "size": (380, 480),
+            "class": "WanCoreSampler", "at": (2, 0), "room": 330,
             "inputs": {"model": ["model", 0], "seed": 42},
         },
         "decode": {"class": "WanCoreVAEDecode", "at": (3, 0), "inputs": {"vae": ["vae", 0], "samples": ["sampler", 0]}},
-        "video": {"class": "CreateVideo", "at": (3, 2), "inputs": {"images": ["decode", 0], "fps": ["decode", 1]}},
+        "video": {"class": "CreateVideo", "at": (3, 1), "inputs": {"images": ["decode", 0], "fps": ["decode", 1]}},
         "save": {
-            "class": "SaveVideo", "at": (3, 5), "size": (380, 400),
+            "class": "SaveVideo", "at": (3, 2), "room": 330,
             "inputs": {"video": ["video", 0], "filename_prefix": "video/wan_core", "format": "mp4", "codec": "h264"},
         },
     }  # fmt: skip
     size = {"width": 832, "height": 480, "frames": 81, "batch_size": 1}
     if not image:
-        nodes["size"] = {"class": "WanCoreEmptyLatent", "at": (1, 7), "inputs": {"model": ["model", 0], **size}}
+        nodes["size"] = {"class": "WanCoreEmptyLatent", "at": (1, 2), "inputs": {"model": ["model", 0], **size}}
         wires = {"positive": ["text", 0], "negative": ["text", 1], "latent": ["size", 0]}
     else:
         nodes |= _image_nodes(size, clip)
@@ -74,17 +86,17 @@ def graph(model: str, low: str | None, *, image: bool, clip: bool) -> dict[str, 
 def _image_nodes(size: dict, clip: bool) -> dict[str, dict]:
     inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **size, "start_image": ["image", 0]}
     nodes = {
-        "image": {"class": "LoadImage", "at": (0, 10), "size": (380, 320), "inputs": {"image": "example.png"}},
-        "size": {"class": "WanCoreImageToVideo", "at": (1, 6), "inputs": inputs},
+        "image": {"class": "LoadImage", "at": (0, 4), "room": 240, "inputs": {"image": "example.png"}},
+        "size": {"class": "WanCoreImageToVideo", "at": (1, 2), "inputs": inputs},
     }
     if clip:
         nodes["clip_vision"] = {
-            "class": "WanCoreLoadCLIPVision", "at": (0, 16),
+            "class": "WanCoreLoadCLIPVision", "at": (0, 3),
             "inputs": {"clip_vision_name": f"{CLIP}.safetensors", "precision": "auto"},
             "files": [link("clip_vision", CLIP)],
         }  # fmt: skip
         wires = {"clip_vision": ["clip_vision", 0], "start_image": ["image", 0]}
-        nodes["clip_encode"] = {"class": "WanCoreCLIPVisionEncode", "at": (1, 12), "inputs": wires}
+        nodes["clip_encode"] = {"class": "WanCoreCLIPVisionEncode", "at": (1, 1), "inputs": wires}
         inputs["clip_vision_output"] = ["clip_encode", 0]
     return nodes
 
@@ -152,26 +164,8 @@ def page_form(title: str, nodes: dict[str, dict], schemas: dict[str, dict]) -> d
     ids = {name: number for number, name in enumerate(nodes, 1)}
     links, page_nodes = [], []
     for order, (name, node) in enumerate(nodes.items()):
-        schema = schemas[node["class"]]
-        sockets, values = [], []
-        for key, declaration in schema_inputs(schema).items():
-            kind, value = input_type(declaration), node["inputs"].get(key)
-            if hidden(declaration) or (key in ("format", "codec") and node["class"] == "SaveVideo"):
-                continue
-            socket = {"name": key, "type": kind, "link": None}
-            if isinstance(value, list):
-                links.append([len(links) + 1, ids[value[0]], value[1], ids[name], len(sockets), kind])
-                socket["link"] = len(links)
-            if kind in WIDGET_TYPES:
-                socket["widget"] = {"name": key}
-                values.append(default(declaration) if isinstance(value, list) else value)
-                options = declaration[1] if len(declaration) > 1 else {}
-                values += ["fixed"] if options.get("control_after_generate") else []
-                values += ["image"] if options.get("image_upload") else []
-            sockets.append(socket)
-        if node["class"] == "SaveVideo":
-            values += [node["inputs"]["format"], node["inputs"]["codec"]]
-        page_nodes.append(_page_node(ids[name], order, node, schema, sockets, values))
+        sockets, values = _sockets(node, schemas[node["class"]], ids, links, ids[name])
+        page_nodes.append(_page_node(ids[name], order, node, schemas[node["class"]], sockets, values))
     for page_node in page_nodes:
         for slot, output in enumerate(page_node["outputs"]):
             output["links"] = [wire[0] for wire in links if wire[1] == page_node["id"] and wire[2] == slot]
@@ -182,25 +176,48 @@ def page_form(title: str, nodes: dict[str, dict], schemas: dict[str, dict]) -> d
         "last_link_id": len(links),
         "nodes": page_nodes,
         "links": links,
-        "groups": [],
+        "groups": place(nodes, page_nodes),
         "config": {},
         "extra": {},
         "version": 0.4,
     }
 
 
+def _sockets(node: dict, schema: dict, ids: dict[str, int], links: list, number: int) -> tuple[list, list]:
+    """A node's sockets and the values of its widgets, in the page's order; its wires are added to ``links``."""
+    sockets, values = [], []
+    for key, declaration in schema_inputs(schema).items():
+        kind, value = input_type(declaration), node["inputs"].get(key)
+        # SaveVideo's format is a plain combo on older hosts and brings sockets of its own on newer ones.
+        if hidden(declaration) or (key in ("format", "codec") and node["class"] == "SaveVideo"):
+            continue
+        socket = {"name": key, "type": kind, "link": None}
+        if isinstance(value, list):
+            links.append([len(links) + 1, ids[value[0]], value[1], number, len(sockets), kind])
+            socket["link"] = len(links)
+        if kind in WIDGET_TYPES:
+            socket["widget"] = {"name": key}
+            values.append(default(declaration) if isinstance(value, list) else value)
+            options = declaration[1] if len(declaration) > 1 else {}
+            values += ["fixed"] if options.get("control_after_generate") else []
+            values += ["image"] if options.get("image_upload") else []
+        sockets.append(socket)
+    if node["class"] == "SaveVideo":
+        values += [node["inputs"]["format"], node["inputs"]["codec"]]
+    return sockets, values
+
+
 def _page_node(number: int, order: int, node: dict, schema: dict, sockets: list, values: list) -> dict:
-    column, row = node["at"]
     properties = {"Node name for S&R": node["class"]}
     if node.get("files"):
         properties["models"] = node["files"]
-    widgets = sum("widget" in socket for socket in sockets)
-    height = 60 + 22 * max(len(sockets) - widgets, len(schema["output"])) + 26 * widgets
+    wires = sum("widget" not in socket for socket in sockets)
+    height = SOCKET * max(wires, len(schema["output"])) + WIDGET * len(values) + 14 + node.get("room", 0)
     return {
         "id": number,
         "type": node["class"],
-        "pos": [column * COLUMN, row * ROW],
-        "size": list(node.get("size", (340, height))),
+        "pos": [0, 0],
+        "size": [COLUMNS[node["at"][0]][2], height],
         "flags": {},
         "order": order,
         "mode": 0,
@@ -209,6 +226,26 @@ def _page_node(number: int, order: int, node: dict, schema: dict, sockets: list,
         "properties": properties,
         "widgets_values": values,
     }
+
+
+def place(nodes: dict[str, dict], page_nodes: list[dict]) -> list[dict]:
+    """Stacks the nodes of each column, and returns a titled frame for each."""
+    bottoms = [0] * len(COLUMNS)
+    for (column, _), page_node in sorted(zip((node["at"] for node in nodes.values()), page_nodes), key=lambda n: n[0]):
+        page_node["pos"] = [COLUMNS[column][1], bottoms[column]]
+        bottoms[column] += page_node["size"][1] + GAP + TITLE
+    top, bottom = -3 * TITLE, max(bottoms) - GAP - TITLE + MARGIN
+    return [
+        {
+            "id": number,
+            "title": title,
+            "bounding": [left - MARGIN, top, width + 2 * MARGIN, bottom - top],
+            "color": "#8a9bb0",
+            "font_size": 24,
+            "flags": {},
+        }
+        for number, (title, left, width) in enumerate(COLUMNS, 1)
+    ]
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import api_client, setup_host
-from scripts.host import Host
+from scripts.host import Host, link_or_copy
 
 
 def pytest_collection_modifyitems(items):
@@ -68,7 +68,9 @@ def tiny_files(tiny_tree) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def host(host_env, tiny_files, tiny_tree, tmp_path_factory):
     """The session's server. A test that restarts it, or needs other models or flags, makes a `Host` of its own."""
-    with Host(host_env, tmp_path_factory.mktemp("host"), models=tiny_tree) as server:
+    server = Host(host_env, tmp_path_factory.mktemp("host"), models=tiny_tree)
+    link_or_copy(Path(__file__).parent / "dump_pack", server.base_dir / "custom_nodes" / "wan_test_dump")
+    with server:
         yield server
 
 

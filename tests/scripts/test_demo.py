@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from scripts import demo
-from scripts.demo import DemoError, Job
+from scripts.demo import Clip, DemoError, Job
 
 FILES = {name: Path(f"/m/{name}.safetensors") for name in ("high", "low", "text_encoder", "vae", "clip_vision")}
+CLIP = Clip(width=64, height=48, frames=9, steps=2)
 JOB = Job(workflow="pair", model="high", low_noise_model="low")
 
 
@@ -26,12 +27,12 @@ def prompt_of_a_pair() -> dict:
 
 def test_the_tiny_job_changes_files_and_sizes_and_nothing_else():
     prompt = prompt_of_a_pair()
-    small = demo.tiny(prompt, JOB, FILES)
+    small = demo.tiny(prompt, JOB, FILES, CLIP)
     assert small["1"]["inputs"] == {"model_name": "high.safetensors", "low_noise_model": "low.safetensors"}
-    assert small["3"]["inputs"] == {"width": demo.WIDTH, "height": demo.HEIGHT, "frames": demo.FRAMES}
+    assert small["3"]["inputs"] == {"width": 64, "height": 48, "frames": 9}
     assert (small["2"], small["4"]) == (prompt["2"], prompt["4"])
     assert prompt == prompt_of_a_pair()
-    assert demo.tiny(prompt, JOB, FILES, "a kite")["2"]["inputs"]["positive"] == "a kite"
+    assert demo.tiny(prompt, JOB, FILES, CLIP, "a kite")["2"]["inputs"]["positive"] == "a kite"
 
 
 def test_the_page_form_takes_over_the_values_of_the_api_form():
@@ -52,12 +53,12 @@ def test_the_frame_rate_is_the_workflows_or_the_models_own():
 
 
 def write_video(path: Path, frames: int, metadata: dict, contrast: int = 1) -> Path:
-    noise = np.random.default_rng(0).integers(0, 255, (demo.HEIGHT, demo.WIDTH, 3), dtype=np.uint8) * contrast
+    noise = np.random.default_rng(0).integers(0, 255, (CLIP.height, CLIP.width, 3), dtype=np.uint8) * contrast
     with av.open(str(path), "w", options={"movflags": "use_metadata_tags"}) as container:
         for key, value in metadata.items():
             container.metadata[key] = json.dumps(value)
         stream = container.add_stream("h264", rate=Fraction(16))
-        stream.width, stream.height, stream.pix_fmt = demo.WIDTH, demo.HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = CLIP.width, CLIP.height, "yuv420p"
         for _ in range(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
         container.mux(stream.encode())
@@ -67,9 +68,9 @@ def write_video(path: Path, frames: int, metadata: dict, contrast: int = 1) -> P
 @pytest.mark.parametrize(
     ("frames", "with_prompt", "contrast", "complaint"),
     [
-        (demo.FRAMES - 4, True, 1, rf"frames: {demo.FRAMES - 4}, asked for {demo.FRAMES}"),
-        (demo.FRAMES, False, 1, "prompt in the metadata: False"),
-        (demo.FRAMES, True, 0, "one flat colour"),
+        (CLIP.frames - 4, True, 1, rf"frames: {CLIP.frames - 4}, asked for {CLIP.frames}"),
+        (CLIP.frames, False, 1, "prompt in the metadata: False"),
+        (CLIP.frames, True, 0, "one flat colour"),
     ],
 )
 def test_a_video_that_is_not_what_was_asked_for_is_refused(tmp_path, frames, with_prompt, contrast, complaint):
@@ -77,11 +78,11 @@ def test_a_video_that_is_not_what_was_asked_for_is_refused(tmp_path, frames, wit
     metadata = {"workflow": page} | ({"prompt": prompt} if with_prompt else {})
     path = write_video(tmp_path / "a.mp4", frames, metadata, contrast)
     with pytest.raises(DemoError, match=complaint):
-        demo.check_video(path, prompt, page)
+        demo.check_video(path, CLIP, prompt, page)
 
 
 def test_a_video_that_is_what_was_asked_for_gives_its_figures(tmp_path):
     prompt, page = prompt_of_a_pair(), {"nodes": []}
-    path = write_video(tmp_path / "a.mp4", demo.FRAMES, {"workflow": page, "prompt": prompt})
-    row = demo.check_video(path, prompt, page)
-    assert (row["frames"], row["size"], row["fps"]) == (demo.FRAMES, f"{demo.WIDTH}x{demo.HEIGHT}", "16")
+    path = write_video(tmp_path / "a.mp4", CLIP.frames, {"workflow": page, "prompt": prompt})
+    row = demo.check_video(path, CLIP, prompt, page)
+    assert (row["frames"], row["size"], row["fps"]) == (CLIP.frames, f"{CLIP.width}x{CLIP.height}", "16")

@@ -50,9 +50,9 @@ class RMSNorm(nn.Module):
 def rms_norm(x: Tensor, gamma: Tensor) -> Tensor:
     """``x / max(|x|, 1e-12) * sqrt(C) * gamma`` with ``|x|`` over dim 1; the statistics are float32 or wider."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide).clamp_min_(1e-12)
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide).clamp_min(1e-12)
     # The clamp keeps an all-zero pixel at 0 in float16, where sqrt(C) / 1e-12 would be infinite and 0 * inf NaN.
-    scale = (math.sqrt(x.shape[1]) / norm).clamp_max_(torch.finfo(x.dtype).max).to(x.dtype)
+    scale = (math.sqrt(x.shape[1]) / norm).clamp_max(torch.finfo(x.dtype).max).to(x.dtype)
     return (x * scale).mul_(gamma)
 
 

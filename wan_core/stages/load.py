@@ -149,7 +149,7 @@ def load_clip_vision(path: Path, *, compute: Compute, dtype: str = "auto") -> Cl
 def _identify(path: Path, slot: str) -> tuple[Checkpoint, Detected]:
     """Open a file and make sure that it is what the slot takes."""
     checkpoint = open_checkpoint(path)
-    found = detect(checkpoint.header, checkpoint.metadata, name=path.name)
+    found = detect(checkpoint.header, checkpoint.metadata, name=path.name, kind=slot)
     if found.kind != slot:
         raise ModelFileError(
             f"{path.name} is a Wan {SLOTS[found.kind]} file, not a {SLOTS[slot]}. Load it with {LOADERS[found.kind]}."
@@ -165,6 +165,7 @@ def _resident(checkpoint: Checkpoint, found: Detected, compute: Compute, dtype: 
         with torch.device("meta"):
             module = CLASSES[found.kind](found.config)
         load_module(module, checkpoint, found, policy)
+        checkpoint.close()  # what the module holds stays mapped; what it does not need goes
         return module
 
     size = sum(info.nbytes for info in checkpoint.header.values())

@@ -12,10 +12,10 @@ from ..conditioning.text import text_context
 from ..configs import DitConfig
 from ..errors import InputError, MismatchError
 from ..grid import PATCH_HW
+from ..runtime.finite import check_finite
 from ..runtime.ports import Ports
 from ..runtime.residency import Resident
 from ..sampling.experts import by_boundary, by_step, expert_names
-from ..sampling.finite import check_finite
 from ..sampling.guidance import guided
 from ..sampling.noise import initial_noise, leave_off, noisy_start, step_noise, take_up
 from ..sampling.sigmas import Schedule, Step, from_sigmas, make_schedule
@@ -24,6 +24,9 @@ from ..variants import Feature, WanVariant
 from .load import ModelHandle
 
 AUTO = "auto"
+NOT_FINITE = (
+    "Load the model with precision bf16 or fp32 and try again; if it stays, the file may be damaged: download it again."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +169,7 @@ def sample(
         where = f"step {result.index + 1} of {len(plan.whole)} at sigma {result.step.sigma:.3f}"
         if variant.experts == 2:
             where += f", {plan.experts[result.done - 1]}-noise expert"
-        check_finite(result.x, where, model.name)
+        check_finite(result.x, where, model.name, NOT_FINITE)
         ports.progress(result.done, len(plan.schedule), result.x0)
 
     x = SOLVERS[plan.solver](

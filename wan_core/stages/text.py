@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..runtime.finite import check_finite
 from ..runtime.ports import Ports
 from ..text.clean import clean_prompt
 from ..text.tokenizer import Tokens
@@ -46,7 +47,7 @@ def encode_tokens(encoder: TextEncoderHandle, tokens: Tokens, ports: Ports) -> T
     device = encoder.weights.where
     ids = torch.tensor([tokens.ids], device=device)
     hidden = module(ids, torch.ones_like(ids), walk=ports.walk)
-    check_finite(hidden, "the text encoder", encoder.weights.name)
+    check_finite(hidden, "the text encoding", encoder.weights.name, "Load the text encoder with precision fp32.")
     context = torch.zeros(1, TEXT_ROWS, encoder.config.dim)
     context[:, :length] = hidden.float().cpu()
     return context

@@ -5,14 +5,18 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ..errors import InputError, MismatchError, NonFiniteError
+from ..errors import InputError, MismatchError
 from ..grid import latent_frames, pixel_frames
+from ..runtime.finite import check_finite
 from ..runtime.ports import Ports
 from ..variants import LatentSpec
 from .load import VaeHandle
 
 BYTES_PER_PIXEL = 5000
 """Activations and feature caches of a decode per output pixel and byte of the dtype, at the width of VAE 2.1."""
+
+
+NOT_FINITE = "Check the pictures or the latent that went in, or load the VAE with precision fp32."
 
 
 def check_channels(spec: LatentSpec, channels: int) -> None:
@@ -40,11 +44,7 @@ def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports) -> Iterato
     device = vae.weights.where
     pieces = (latent_BCTHW[:, :, i : i + 1].to(device) for i in range(frames))
     for index, video in enumerate(module.decode_stream(_checked(pieces, ports))):
-        if not video.sum().isfinite():
-            raise NonFiniteError(
-                f"VAE decode produced NaN or infinity in latent frame {index + 1} of {frames} ({vae.weights.name}, "
-                f"{video.dtype}). Check the latent, or load the VAE with precision fp32."
-            )
+        check_finite(video, f"VAE decode, latent frame {index + 1} of {frames}", vae.weights.name, NOT_FINITE)
         ports.progress(index + 1, frames, None)
         yield video.float().cpu().clamp_(-1, 1).add_(1).div_(2).movedim(1, -1)
 
@@ -84,11 +84,7 @@ def encode_stream(vae: VaeHandle, runs_B3FHW: Iterable[Tensor], size: tuple[int,
     total = latent_frames(frames, vae.spec.stride_t)
     pieces = (run.to(device) for run in runs_B3FHW)
     for index, mu in enumerate(module.encode_stream(_checked(pieces, ports))):
-        if not mu.sum().isfinite():
-            raise NonFiniteError(
-                f"VAE encode produced NaN or infinity in latent frame {index + 1} of {total} ({vae.weights.name}). "
-                "Check the pictures for NaN, or load the VAE with precision fp32."
-            )
+        check_finite(mu, f"VAE encode, latent frame {index + 1} of {total}", vae.weights.name, NOT_FINITE)
         ports.progress(index + 1, total, None)
         yield mu.float().cpu()
 

@@ -4,6 +4,7 @@ Safetensors are mapped, so a tensor that is used as it is stored costs no privat
 its own strict check before a library sees it.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from ..errors import ModelFileError, first_few
 from .header import DOWNLOAD_AGAIN, Header, TensorInfo, parse_json_object, read_header, regular_file_size
-from .pickle_file import read_pickle
+from .pickle_file import CONVERT, read_pickle
+
+log = logging.getLogger(__name__)
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -83,33 +86,43 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return _open_single(path)
 
 
+class _Mapped:
+    """One safetensors file, mapped at the first read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._size = path.stat().st_size
+        self._file = None
+
+    def read(self, name: str) -> Tensor:
+        """One tensor; a file that changed size is not touched, for reading past its end would end the process."""
+        try:
+            if self.path.stat().st_size != self._size:
+                raise ModelFileError(f"{self.path.name} changed its size after it was opened. Load it again.")
+            if self._file is None:
+                self._file = safe_open(self.path, framework="pt", device="cpu")
+            return self._file.get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ModelFileError(f"{self.path.name}: {name!r} cannot be read ({error}). {DOWNLOAD_AGAIN}") from error
+
+    def close(self) -> None:
+        self._file = None
+
+
 def _open_single(path: Path) -> Checkpoint:
     header = read_header(path)
-    files: dict[Path, object] = {}
-
-    def get(name: str) -> Tensor:
-        return _read(files, path, name)
-
-    return Checkpoint(path, header.tensors, header.metadata, get, files.clear)
+    file = _Mapped(path)
+    return Checkpoint(path, header.tensors, header.metadata, file.read, file.close)
 
 
 def _open_pickle(path: Path) -> Checkpoint:
+    log.warning("%s is a pickle file: it is read whole into memory. Convert it once: %s", path.name, CONVERT)
     tensors = read_pickle(path)
     header = {
         name: TensorInfo(dtype=t.dtype, shape=tuple(t.shape), nbytes=t.numel() * t.element_size())
         for name, t in tensors.items()
     }
     return Checkpoint(path, header, {}, tensors.__getitem__, tensors.clear)
-
-
-def _read(files: dict[Path, object], path: Path, name: str) -> Tensor:
-    """One tensor through the mapping of ``path``, which is opened at the first call."""
-    try:
-        if path not in files:
-            files[path] = safe_open(path, framework="pt", device="cpu")
-        return files[path].get_tensor(name)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise ModelFileError(f"{path.name}: {name!r} cannot be read ({error}). {DOWNLOAD_AGAIN}") from error
 
 
 def _choose_in_folder(folder: Path) -> Path:
@@ -169,12 +182,16 @@ def _open_sharded(index: Path) -> Checkpoint:
         )
     headers = {part: read_header(index.parent / part) for part in parts}
     tensors, metadata = _merge(index.name, weight_map, headers)
-    files: dict[Path, object] = {}
+    files = {part: _Mapped(index.parent / part) for part in parts}
 
     def get(name: str) -> Tensor:
-        return _read(files, index.parent / weight_map[name], name)
+        return files[weight_map[name]].read(name)
 
-    return Checkpoint(index, tensors, metadata, get, files.clear)
+    def close() -> None:
+        for file in files.values():
+            file.close()
+
+    return Checkpoint(index, tensors, metadata, get, close)
 
 
 def _merge(

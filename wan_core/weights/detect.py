@@ -78,7 +78,7 @@ def detect(
     try:
         storage({prefix + one: header[prefix + one] for one in inside}, metadata)
         sizes = official_shapes(header, kind, naming, prefix)
-        config = CONFIGS[kind](sizes, shapes.file_config(metadata))
+        config = shapes.check_sane(CONFIGS[kind](sizes, shapes.file_config(metadata)))
         variants = _variants(config) if isinstance(config, DitConfig) else ()
     except ModelFileError as error:
         raise ModelFileError(f"{name} ({TITLES[kind]}): {error}") from error

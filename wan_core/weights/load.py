@@ -27,7 +27,7 @@ from .formats import (
     decode,
     read_layer_format,
 )
-from .header import DOWNLOAD_AGAIN
+from .header import DOWNLOAD_AGAIN, TensorInfo
 from .precision import Policy
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class LoadReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
+class Plan:
     """What goes where, settled before a weight is read. Sources carry full names of the file."""
 
     weights: dict[str, keymaps.Source]
@@ -93,7 +93,7 @@ def load_module(module: nn.Module, checkpoint: Checkpoint, detected: Detected, p
             read then.
     """
     try:
-        plan = _plan(module, checkpoint.header, detected)
+        plan = plan_load(module, checkpoint.header, detected)
     except ModelFileError as error:
         raise ModelFileError(f"{checkpoint.path.name}: {error}") from error
     for name, layer in plan.formats.items():
@@ -124,8 +124,8 @@ def read_raw(checkpoint: Checkpoint, name: str) -> bytes:
     return tensor.contiguous().numpy().tobytes()
 
 
-def _plan(module: nn.Module, header: Mapping, detected: Detected) -> _Plan:
-    """Account for every tensor of the file and of the network, from names and shapes alone."""
+def plan_load(module: nn.Module, header: Mapping[str, TensorInfo], detected: Detected) -> Plan:
+    """Account for every tensor of the file and of the network, from names and shapes alone; nothing is read."""
     sources, left = official_names(header, detected.kind, detected.naming, detected.prefix)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     weights, scales, formats, ignored, unknown = {}, {}, {}, [], []
@@ -151,7 +151,7 @@ def _plan(module: nn.Module, header: Mapping, detected: Detected) -> _Plan:
     _refuse(sorted(set(wanted) - set(weights)), unknown, detected)
     _check_shapes(weights, wanted, header)
     _check_scaled(scales, weights, ignored)
-    return _Plan(weights=weights, scales=scales, formats=formats, ignored=tuple(ignored))
+    return Plan(weights=weights, scales=scales, formats=formats, ignored=tuple(ignored))
 
 
 def _reason(name: str, detected: Detected, wanted: Mapping[str, tuple]) -> str | None:

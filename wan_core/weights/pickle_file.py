@@ -4,6 +4,7 @@ Only ``torch.load(weights_only=True)``, never a second try without it; the archi
 after, because the restricted unpickler still returns tensors that lie about their memory.
 """
 
+import struct
 import zipfile
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def _check_archive(path: Path, size: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, struct.error, OSError, ValueError, NotImplementedError, EOFError) as error:
         raise ModelFileError(f"{path.name} is cut or damaged (its zip directory cannot be read: {error}).") from error
     names = [entry.filename for entry in entries]
     if any(name.endswith("constants.pkl") for name in names):

@@ -12,6 +12,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Config = DitConfig | Umt5Config | ClipVisionConfig | VaeConfig
 HEAD_DIM = 128
 MAX_LAYERS = 512
+MAX_SIDE = 2**20
 
 
 def file_config(metadata: Mapping[str, str]) -> dict[str, object]:
@@ -82,6 +83,17 @@ def umt5_config(shapes: Shapes, said: Mapping[str, object]) -> Umt5Config:
         num_layers=layers,
         num_buckets=buckets,
     )
+
+
+def check_sane(config: Config) -> Config:
+    """Refuse numbers that no network has, before one is built of them."""
+    wrong = {name: value for name, value in vars(config).items() if type(value) is int and not 0 < value <= MAX_SIDE}
+    if wrong:
+        raise ModelFileError(f"its tensors make a network of impossible size ({wrong}). Download it again.")
+    heads, width = getattr(config, "num_heads", 1), getattr(config, "dim_attn", config.dim)
+    if width % heads:
+        raise ModelFileError(f"a width of {width} cannot be shared by {heads} attention heads. Download it again.")
+    return config
 
 
 _OTHER_CLIPS = {(1024, 24): "CLIP ViT-L", (1664, 48): "CLIP ViT-bigG", (1152, 27): "SigLIP", (768, 12): "CLIP ViT-B"}

@@ -141,8 +141,25 @@ def test_a_file_replaced_after_opening_is_noticed(tmp_path):
     save_file(TENSORS, tmp_path / "model.safetensors")
     checkpoint = open_checkpoint(tmp_path / "model.safetensors")
     save_file({**TENSORS, "a.weight": torch.ones(7)}, tmp_path / "model.safetensors")
-    with pytest.raises(ModelFileError, match="changed after it was opened"):
+    with pytest.raises(ModelFileError, match="after it was opened"):
         checkpoint.get("a.weight")
+
+
+def test_a_file_cut_while_it_is_open_is_an_error_and_not_the_end_of_the_process(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(100_000), "b": torch.ones(100_000)}, path)
+    checkpoint = open_checkpoint(path)
+    checkpoint.get("a")
+    with path.open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(ModelFileError, match="changed its size"):
+        checkpoint.get("b")
+
+
+def test_every_pickle_is_warned_of_with_the_converter(tmp_path, caplog):
+    torch.save(TENSORS, tmp_path / "model.pth")
+    open_checkpoint(tmp_path / "model.pth")
+    assert "wan_core.weights.convert" in caplog.text
 
 
 def test_raw_bytes_are_read_and_other_types_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Every base model is recognised from its header alone, in every naming and under every prefix; the rest is named."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -287,3 +288,15 @@ def test_a_quantisation_that_is_not_known_is_refused_by_name(extra, metadata, wo
         storage(header, metadata)
     with pytest.raises(ModelFileError, match=rf"file.*{words}"):
         detect(header, metadata, "file")
+
+
+def test_a_header_of_twenty_thousand_names_is_judged_in_a_moment():
+    for pattern, marker in (
+        ("blocks.{}.odd.weight", "odd"),
+        ("decoder.up_blocks.{}.odd", "decoder.mid_block.resnets.0.norm1.gamma"),
+    ):
+        header = dict.fromkeys([*(pattern.format(n) for n in range(20_000)), marker], info())
+        begin = time.process_time()
+        with pytest.raises(ModelFileError):
+            detect(header, {})
+        assert time.process_time() - begin < 2
