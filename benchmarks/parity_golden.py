@@ -7,10 +7,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from wan_core.models.vae import WanVAE
 
 from wan_core.configs import DitConfig, VaeConfig
 from wan_core.models.dit import WanDiT
+from wan_core.models.vae import WanVAE
 from wan_core.variants import LatentSpec
 
 

@@ -95,6 +95,7 @@ def test_rotation_keeps_lengths_and_depends_on_distance_alone(head_dim):
 def test_it_agrees_with_the_diffusers_transformer(image):
     """Another configuration than the golden files hold, random weights, odd token count."""
     from diffusers import WanTransformer3DModel
+
     from wan_core.weights.keymaps import to_naming
 
     changes = {"in_dim": 36, "img_dim": 24} if image else {"in_dim": 16}
