@@ -45,7 +45,7 @@ def test_cancel_acts_before_the_next_chunk_and_the_next_decode_is_the_same():
 
 
 def test_pictures_and_latents_meet_in_the_middle():
-    """Encoding is in ComfyUI's convention: pictures in 0..1 at one end, latents that are not normalised at the other."""
+    """ComfyUI's convention: pictures in 0..1 at one end, latents that are not normalised at the other."""
     handle = tiny.vae()
     clip = torch.rand(1, 5, 16, 24, 3)
     expected = handle.weights.module.encode(clip.movedim(-1, 1) * 2 - 1)
@@ -53,12 +53,12 @@ def test_pictures_and_latents_meet_in_the_middle():
 
 
 def test_a_latent_of_another_model_is_refused_before_anything_is_computed():
-    with pytest.raises(MismatchError, match="48 channels.*takes 16.*5B"):
+    with pytest.raises(MismatchError, match=r"48 channels.*takes 16.*5B"):
         vae.decode(tiny.vae(), torch.randn(1, 48, 1, 2, 2), Ports())
 
 
 def test_sides_off_the_grid_are_refused_with_the_nearest_that_fit():
-    with pytest.raises(InputError, match="multiples of 8; got 20x16.*16x16"):
+    with pytest.raises(InputError, match=r"multiples of 8; got 20x16.*16x16"):
         vae.encode(tiny.vae(), torch.rand(1, 1, 16, 20, 3), Ports())
 
 
