@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import setup_host
 from scripts.host import Host, stop_on_sigterm
-from scripts.setup_host import CACHE, ROOT, VENV, SetupError, venv_python
+from scripts.setup_host import VENV
+from scripts.setup_steps import CACHE, ROOT, SetupError, venv_python
 
 WORKFLOWS = ROOT / "example_workflows"
 OUTPUT = ROOT / "output"

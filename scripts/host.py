@@ -22,7 +22,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from .setup_host import ROOT, HostEnv, SetupError, say, tail
+from .setup_host import HostEnv
+from .setup_steps import ROOT, SetupError, say, tail
 
 PACK_NAME = "ComfyUI-WanCore"
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")

@@ -3,9 +3,11 @@
 Two ways to a host:
 - a checkout of yours (`--comfyui DIR` or COMFYUI_DIR) with the Python that it already uses; nothing in that Python
   is changed unless `--install` asks for it;
-- else a clone of the public repository at a pinned commit in `.comfyui`, run by the project's `.venv`.
+- else the public repository at a pinned commit: HOSTS has the newest version, which the project's `.venv` runs, and the
+  oldest one that the pack supports, in a folder and an environment of its own.
 
-What a set-up took in is kept as hashes in `.venv/wan-core-setup.json`; while they match, a second run installs nothing.
+What a set-up took in is kept as hashes in the environment's `wan-core-setup.json`; while they match, a second run
+installs nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ if sys.version_info < (3, 10):  # noqa: UP036 - `python3` may be older than what
     sys.exit("Wan Core needs Python 3.10 or newer; this is Python " + found + ". Run it with a newer one.")
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -27,33 +28,23 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.companions import repair_companions
+from scripts.setup_steps import ROOT, WINDOWS, HostUnavailable, SetupError, digest, pip, run, say, venv_python
+
 VENV = ROOT / ".venv"
 CHECKOUT = ROOT / ".comfyui"
-CACHE = ROOT / ".cache"
-SETUP_LOG = CACHE / "setup.log"
-STAMP = VENV / "wan-core-setup.json"
-CONSTRAINTS = VENV / "wan-core-constraints.txt"
+STAMP = "wan-core-setup.json"
+CONSTRAINTS = "wan-core-constraints.txt"
 
 COMFYUI_URL = "https://github.com/comfyanonymous/ComfyUI"
-COMFYUI_COMMIT = "783545f689a0af730065994b46b382ae24844c99"  # 0.33.0
 
 TORCH = "torch==2.13.0"  # pinned: an unpinned one may bring a newer CUDA build of several gigabytes
 # Installed without their dependencies, because those name a torch of their own.
 HOST_NO_DEPS = ("torchvision==0.28.0", "torchaudio==2.11.0", "torchsde", "trampoline", "boltons", "spandrel")
 HOST_HANDLED = {"torch", "torchvision", "torchaudio", "torchsde", "spandrel"}
 HOST_UNDECLARED = ("requests",)  # imported by 0.3.64, listed only later
-
-WINDOWS = os.name == "nt"
-TAIL_LINES = 12
-
-
-class SetupError(RuntimeError):
-    """A set-up step failed; the message is a sentence for the user, and the failing command's last lines."""
-
-
-class HostUnavailable(SetupError):
-    """No ComfyUI could be obtained, and none was named: for instance there is no network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,101 +54,98 @@ class HostEnv:
     folder: Path
     python: Path
 
-
-def say(text: str) -> None:
-    print(f"[setup] {text}", flush=True)
-
-
-def venv_python(folder: Path) -> Path:
-    return folder / ("Scripts/python.exe" if WINDOWS else "bin/python")
-
-
-def tail(text: str, lines: int = TAIL_LINES) -> str:
-    """The last non-empty lines, indented, for the end of an error message."""
-    kept = [line for line in text.splitlines() if line.strip()][-lines:]
-    return "\n".join(f"    {line}" for line in kept)
+    @property
+    def version(self) -> str:
+        """As the checkout names itself; empty where it does not."""
+        file = self.folder / "comfyui_version.py"
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        return next(iter(re.findall(r'__version__ = "(.+)"', text)), "")
 
 
-def run(command: list, what: str, *, cwd: Path = ROOT, error: type[SetupError] = SetupError) -> str:
-    """Runs a command without stdin, logs and returns its output. Raises `error` with a sentence."""
-    CACHE.mkdir(exist_ok=True)
-    words = [str(word) for word in command]
+@dataclass(frozen=True, kw_only=True)
+class PinnedHost:
+    """A ComfyUI that the project sets up itself: which one, where, and what of ours its environment holds."""
+
+    version: str
+    commit: str
+    folder: Path
+    venv: Path
+    requirements: tuple[str, ...]
+
+
+HOSTS = {
+    host.version: host
+    for host in (
+        PinnedHost(
+            version="0.33.0",
+            commit="783545f689a0af730065994b46b382ae24844c99",
+            folder=CHECKOUT,
+            venv=VENV,
+            requirements=("requirements.txt", "requirements-dev.txt"),
+        ),
+        PinnedHost(
+            version="0.3.64",
+            commit="a125cd84b054a57729b5eecab930ca9408719832",
+            folder=ROOT / ".comfyui-0.3.64",
+            venv=ROOT / ".venv-0.3.64",
+            requirements=("requirements.txt",),
+        ),
+    )
+}
+NEWEST = "0.33.0"
+
+
+# --- environments ---------------------------------------------------------------------------------------------------
+
+
+def read_stamp(venv: Path) -> dict[str, str]:
     try:
-        result = subprocess.run(
-            words,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    except OSError as reason:
-        raise error(f"{what} failed: {words[0]} could not be started ({reason}).") from reason
-    with SETUP_LOG.open("a", encoding="utf-8") as log:
-        log.write(f"$ {' '.join(words)}\n{result.stdout}\n")
-    if result.returncode != 0:
-        raise error(f"{what} failed (exit code {result.returncode}); the last lines were:\n{tail(result.stdout)}")
-    return result.stdout
-
-
-def pip(python: Path, *args: str, what: str) -> None:
-    run([python, "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check", *args], what)
-
-
-def digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-# --- the project's own .venv ---------------------------------------------------------------------------------------
-
-
-def read_stamp() -> dict[str, str]:
-    try:
-        return json.loads(STAMP.read_text(encoding="utf-8"))
+        return json.loads((venv / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
-def write_stamp(**groups: str) -> None:
-    STAMP.write_text(json.dumps(read_stamp() | groups, indent=1) + "\n", encoding="utf-8")
+def write_stamp(venv: Path, **groups: str) -> None:
+    (venv / STAMP).write_text(json.dumps(read_stamp(venv) | groups, indent=1) + "\n", encoding="utf-8")
 
 
-def ensure_env(host_folder: Path | None = None) -> Path:
-    """Makes `.venv` hold torch, the runtime and test requirements and, for a `host_folder`, what that host needs.
+def ensure_env(host: PinnedHost, *, host_packages: bool = True) -> Path:
+    """Makes the host's environment hold torch, its share of our requirements and, if wanted, what the host needs.
 
-    Returns the venv's Python. Installs nothing when the inputs are the ones of the last complete set-up.
+    Returns the environment's Python. Installs nothing when the inputs are the ones of the last complete set-up.
     """
-    python = venv_python(VENV)
-    packages = VENV / "Lib" / "site-packages" if WINDOWS else next(VENV.glob("lib/python*/site-packages"), VENV)
+    venv, python = host.venv, venv_python(host.venv)
+    packages = venv / "Lib" / "site-packages" if WINDOWS else next(venv.glob("lib/python*/site-packages"), venv)
     if not python.exists() or not (packages / "pip").exists():  # a failed attempt leaves a venv without pip
-        say(f"making a virtual environment with Python {sys.version_info[0]}.{sys.version_info[1]} in .venv")
-        run([sys.executable, "-m", "venv", VENV], "Making the virtual environment (is Python's venv module installed?)")
-    requirements = ROOT / "requirements.txt", ROOT / "requirements-dev.txt"
+        running = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        say(f"making a virtual environment with Python {running} in {venv.name}")
+        run([sys.executable, "-m", "venv", venv], "Making the virtual environment (is Python's venv module installed?)")
+    requirements = [ROOT / name for name in host.requirements]
     base = digest(TORCH, *(path.read_text(encoding="utf-8") for path in requirements))
-    if read_stamp().get("base") != base:
-        ensure_torch(python)
-        say("installing the runtime and test requirements")
+    if read_stamp(venv).get("base") != base:
+        ensure_torch(venv)
+        say(f"installing {' and '.join(host.requirements)} into {venv.name}")
         files = [word for path in requirements for word in ("-r", str(path))]
-        pip(python, "-c", str(CONSTRAINTS), *files, what="Installing the requirements")
-        write_stamp(base=base)
-    if host_folder is not None:
-        ensure_host_packages(python, host_folder)
+        pip(python, "-c", str(venv / CONSTRAINTS), *files, what="Installing the requirements")
+        write_stamp(venv, base=base)
+    if host_packages:
+        ensure_host_packages(venv, host.folder)
     return python
 
 
-def ensure_torch(python: Path) -> None:
+def ensure_torch(venv: Path) -> None:
     """Installs the pinned torch unless some torch is there, and pins whatever is there for all later installs."""
+    python = venv_python(venv)
     probe = [python, "-c", "import torch; print('torch', torch.__version__)"]
     try:
         found = run(probe, "Looking for torch")
     except SetupError:
-        say(f"installing {TORCH} (about 200 MB without CUDA)")
-        pip(python, TORCH, what=f"Installing {TORCH} (another torch >= 2.4, installed into .venv by hand, is kept)")
+        say(f"installing {TORCH} into {venv.name} (about 200 MB without CUDA)")
+        pip(python, TORCH, what=f"Installing {TORCH} (another torch >= 2.4, installed there by hand, is kept)")
         found = run(probe, f"Importing {TORCH} after its installation")
     version = re.findall(r"^torch (\S+)$", found, re.MULTILINE)[-1]
-    say(f"torch {version} is in .venv and stays as it is")
-    CONSTRAINTS.write_text(f"torch=={version}\n", encoding="utf-8")
+    say(f"torch {version} is in {venv.name} and stays as it is")
+    (venv / CONSTRAINTS).write_text(f"torch=={version}\n", encoding="utf-8")
 
 
 def host_requirements(text: str) -> list[str]:
@@ -166,120 +154,58 @@ def host_requirements(text: str) -> list[str]:
     return [line for line in lines if line and re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() not in HOST_HANDLED]
 
 
-def ensure_host_packages(python: Path, host_folder: Path) -> None:
+def ensure_host_packages(venv: Path, host_folder: Path) -> None:
     wanted = host_requirements((host_folder / "requirements.txt").read_text(encoding="utf-8"))
-    key = digest(*wanted, *HOST_NO_DEPS, read_stamp().get("base", ""), "recipe 1")
-    if read_stamp().get("host") == key:
+    key = digest(*wanted, *HOST_NO_DEPS, read_stamp(venv).get("base", ""), "recipe 1")
+    if read_stamp(venv).get("host") == key:
         return
-    say(f"installing what ComfyUI needs ({len(wanted) + len(HOST_NO_DEPS)} packages, about a minute the first time)")
-    pip(python, "-c", str(CONSTRAINTS), *wanted, *HOST_UNDECLARED, what="Installing ComfyUI's requirements")
-    pip(
-        python,
-        "--no-deps",
-        "-c",
-        str(CONSTRAINTS),
-        *HOST_NO_DEPS,
-        what="Installing torchvision, torchaudio and what belongs to them",
-    )
+    count = len(wanted) + len(HOST_NO_DEPS)
+    say(f"installing what ComfyUI needs into {venv.name} ({count} packages, about a minute the first time)")
+    python, constraints = venv_python(venv), ("-c", str(venv / CONSTRAINTS))
+    pip(python, *constraints, *wanted, *HOST_UNDECLARED, what="Installing ComfyUI's requirements")
+    what = "Installing torchvision, torchaudio and what belongs to them"
+    pip(python, "--no-deps", *constraints, *HOST_NO_DEPS, what=what)
     repair_companions(python)
-    write_stamp(host=key)
+    write_stamp(venv, host=key)
 
 
-# --- torchvision and torchaudio beside a torch without CUDA ---------------------------------------------------------
-
-PROBE = """
-import importlib, importlib.util, json, torch
-def state(name):
-    try:
-        importlib.import_module(name)
-        error = None
-    except (ImportError, OSError, RuntimeError) as reason:
-        error = f"{type(reason).__name__}: {reason}"
-    return {"folder": list(importlib.util.find_spec(name).submodule_search_locations)[0], "error": error}
-print(json.dumps({"cuda": torch.version.cuda, "vision": state("torchvision"), "audio": state("torchaudio")}))
-"""
-
-VISION_MARK = "# Wan Core set-up: schemas of the two ops that are declared at import"
-VISION_PATCH = f"""
-
-{VISION_MARK}
-if not _has_ops():
-    _schemas = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _schemas.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-"""
+# --- checkouts ------------------------------------------------------------------------------------------------------
 
 
-def probe_companions(python: Path) -> dict:
-    output = run([python, "-c", PROBE], "Importing torch, torchvision and torchaudio", cwd=CACHE)
-    return json.loads(output.strip().splitlines()[-1])
-
-
-def repair_companions(python: Path) -> None:
-    """Makes torchvision and torchaudio importable where only their CUDA builds are on offer and torch has no CUDA.
-
-    ComfyUI imports both at start and uses neither's compiled part for Wan. Done in the project's `.venv` alone, and
-    only for a package that does not import.
-    """
-    state = probe_companions(python)
-    broken = [name for name in ("vision", "audio") if state[name]["error"]]
-    if broken and state["cuda"] is None:
-        for name in broken:
-            {"vision": repair_torchvision, "audio": repair_torchaudio}[name](Path(state[name]["folder"]))
-        state = probe_companions(python)
-    for name in ("vision", "audio"):
-        if state[name]["error"]:
-            raise SetupError(
-                f"torch{name} in .venv cannot be imported, so ComfyUI cannot start: {state[name]['error']}"
-            )
-
-
-def repair_torchvision(folder: Path) -> None:
-    """Lets torchvision declare the schemas of its two detection ops when the compiled ones do not load."""
-    extension = folder / "extension.py"
-    text = extension.read_text(encoding="utf-8")
-    if VISION_MARK not in text:
-        say("torchvision's compiled ops need CUDA: declaring their schemas in .venv instead")
-        extension.write_text(text + VISION_PATCH, encoding="utf-8")
-
-
-def repair_torchaudio(folder: Path) -> None:
-    """Sets torchaudio's compiled libraries aside; without them it runs as pure Python."""
-    say("torchaudio's compiled libraries need CUDA: setting them aside in .venv")
-    for library in (folder / "lib").glob("*.so"):
-        library.rename(library.with_name(library.name + ".aside"))
-
-
-# --- the host -------------------------------------------------------------------------------------------------------
-
-
-def ensure_checkout() -> Path:
-    """Clones ComfyUI at the pinned commit into `.comfyui`, or moves the clone that is there to it."""
-    if head_of(CHECKOUT) == COMFYUI_COMMIT and (CHECKOUT / "main.py").exists():
-        return CHECKOUT
+def ensure_checkout(host: PinnedHost) -> Path:
+    """The host's folder at its commit: `.comfyui` is a clone, every other folder a work tree of that clone."""
+    if head_of(host.folder) == host.commit and (host.folder / "main.py").exists():
+        return host.folder
     if shutil.which("git") is None:
         raise HostUnavailable(
             "git was not found, so ComfyUI cannot be cloned; install git, or name a checkout with --comfyui DIR."
         )
-    if head_of(CHECKOUT) is None:
-        shutil.rmtree(CHECKOUT, ignore_errors=True)  # what an interrupted clone left
-        say(f"cloning {COMFYUI_URL} into .comfyui")
-        run(
-            ["git", "clone", "--quiet", "--no-checkout", COMFYUI_URL, CHECKOUT],
-            f"Cloning {COMFYUI_URL}",
-            error=HostUnavailable,
-        )
-    say(f"checking out ComfyUI {COMFYUI_COMMIT[:12]}")
+    ensure_clone()
+    if head_of(host.folder) is None:
+        shutil.rmtree(host.folder, ignore_errors=True)
+        command = ["git", "worktree", "add", "--force", "--detach", "--no-checkout", host.folder, host.commit]
+        run(command, f"Adding {host.folder.name} to the clone", cwd=CHECKOUT, error=HostUnavailable)
+    say(f"checking out ComfyUI {host.version} in {host.folder.name}")
     try:
-        run(["git", "checkout", "-q", "-f", COMFYUI_COMMIT], "Checking ComfyUI out", cwd=CHECKOUT)
+        run(["git", "checkout", "-q", "-f", host.commit], "Checking ComfyUI out", cwd=host.folder)
     except SetupError as reason:
         # A mirror's partial copy may lack a large tokenizer file of another model. Nothing of Wan reads it.
-        if head_of(CHECKOUT) != COMFYUI_COMMIT or not (CHECKOUT / "main.py").exists():
+        if head_of(host.folder) != host.commit or not (host.folder / "main.py").exists():
             raise HostUnavailable(
-                f"The ComfyUI clone in .comfyui lacks {COMFYUI_COMMIT[:12]}; delete the folder and try again. {reason}"
+                f"The ComfyUI clone in {CHECKOUT.name} lacks {host.commit[:12]}; delete the folder and try again. "
+                f"{reason}"
             ) from reason
         say("some files of other models are missing from the clone; going on without them")
-    return CHECKOUT
+    return host.folder
+
+
+def ensure_clone() -> None:
+    if head_of(CHECKOUT) is not None:
+        return
+    shutil.rmtree(CHECKOUT, ignore_errors=True)  # what an interrupted clone left
+    say(f"cloning {COMFYUI_URL} into {CHECKOUT.name}")
+    command = ["git", "clone", "--quiet", "--no-checkout", COMFYUI_URL, CHECKOUT]
+    run(command, f"Cloning {COMFYUI_URL}", error=HostUnavailable)
 
 
 def head_of(checkout: Path) -> str | None:
@@ -288,6 +214,9 @@ def head_of(checkout: Path) -> str | None:
         return None
     result = subprocess.run(["git", "rev-parse", "--verify", "HEAD"], cwd=checkout, capture_output=True, text=True)
     return result.stdout.strip() if result.returncode == 0 else None
+
+
+# --- a ComfyUI of the user's ----------------------------------------------------------------------------------------
 
 
 def host_python(folder: Path, named: str | None = None) -> Path:
@@ -342,33 +271,48 @@ def own_host(folder: str, python: str | None = None, install: bool = False) -> H
     return env
 
 
-def ensure_host(comfyui: str | None = None, python: str | None = None, install: bool = False) -> HostEnv:
+# --- either ---------------------------------------------------------------------------------------------------------
+
+
+def ensure_host(
+    comfyui: str | None = None, python: str | None = None, install: bool = False, version: str = NEWEST
+) -> HostEnv:
     """A host that can be started, and the project's `.venv` beside it.
 
-    `comfyui` defaults to COMFYUI_DIR and `python` to COMFYUI_PYTHON. Raises HostUnavailable when none is named and none
-    can be cloned; the `.venv` is then complete but for the host's packages.
+    `comfyui` defaults to COMFYUI_DIR and `python` to COMFYUI_PYTHON; where no checkout is named, `version` says which
+    of HOSTS it is. Raises HostUnavailable when none is named and none can be cloned; the `.venv` is then complete but
+    for the host's packages.
     """
     comfyui = comfyui or os.environ.get("COMFYUI_DIR")
-    python = python or os.environ.get("COMFYUI_PYTHON")
+    host = HOSTS[version]
+    if comfyui or host.venv != VENV:
+        ensure_env(HOSTS[NEWEST], host_packages=False)
     if comfyui:
-        ensure_env()
-        return own_host(comfyui, python, install)
+        return own_host(comfyui, python or os.environ.get("COMFYUI_PYTHON"), install)
     try:
-        checkout = ensure_checkout()
+        checkout = ensure_checkout(host)
     except HostUnavailable:
-        ensure_env()
+        ensure_env(HOSTS[NEWEST], host_packages=False)
         raise
-    return HostEnv(folder=checkout, python=ensure_env(checkout))
+    return HostEnv(folder=checkout, python=ensure_env(host))
 
 
-def find_host() -> HostEnv:
-    """The host that ensure_host() would give, without setting anything up. Raises SetupError when it is not there."""
+def find_host(version: str = NEWEST) -> HostEnv:
+    """The host that ensure_host() would give, without setting anything up. Raises SetupError when it is not there.
+
+    COMFYUI_DIR goes before `version`.
+    """
     if os.environ.get("COMFYUI_DIR"):
         folder = Path(os.environ["COMFYUI_DIR"]).resolve()
         return HostEnv(folder=folder, python=host_python(folder, os.environ.get("COMFYUI_PYTHON")))
-    if not (CHECKOUT / "main.py").exists() or "host" not in read_stamp():
-        raise SetupError("No ComfyUI host is set up. Run: python3 scripts/test.py (or scripts/demo.py)")
-    return HostEnv(folder=CHECKOUT, python=venv_python(VENV))
+    if version not in HOSTS:
+        raise SetupError(f"There is no ComfyUI {version} here; there are {' and '.join(HOSTS)}.")
+    host = HOSTS[version]
+    if not (host.folder / "main.py").exists() or "host" not in read_stamp(host.venv):
+        raise SetupError(
+            f"ComfyUI {version} is not set up. Run: python3 scripts/test.py (or scripts/setup_host.py --host {version})"
+        )
+    return HostEnv(folder=host.folder, python=venv_python(host.venv))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -386,10 +330,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Set up .venv and a ComfyUI host.")
     add_arguments(parser)
+    parser.add_argument("--host", choices=HOSTS, default=NEWEST, help="which ComfyUI, unless --comfyui names one")
     args = parser.parse_args()
     began = time.monotonic()
     try:
-        env = ensure_host(args.comfyui, args.python, args.install)
+        env = ensure_host(args.comfyui, args.python, args.install, args.host)
     except SetupError as reason:
         sys.exit(f"[setup] {reason}")
     say(f"ready in {time.monotonic() - began:.1f} s: {env.folder} with {env.python}")

@@ -113,9 +113,9 @@ class Page:
 
 
 def is_ours(said) -> bool:
-    """An error on the console about the pack; a help page is first looked for in the user's language."""
+    """An error on the console from the pack; a help page is first looked for in the user's language."""
     place = said.location.get("url", "")
-    about = PACK_NAME in place or PACK_NAME in said.text or "WanCore" in said.text
+    about = PACK_NAME in place or "WanCore.wires" in said.text
     return said.type == "error" and about and not place.endswith("/en.md")
 
 
