@@ -4,6 +4,7 @@ Uses only what ComfyUI 0.3.64 and 0.33.0 both have, by keyword.
 """
 
 import logging
+import time
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -157,6 +158,7 @@ class NodeRun:
     def __init__(self, node: type[io.ComfyNode]):
         self.node_id = node.hidden.unique_id if node.hidden else None
         self.notices: list[str] = []
+        self._began = time.monotonic()
         self._bar: comfy.utils.ProgressBar | None = None
         self.ports = host_ports(notify=self.notify, progress=self.progress)
 
@@ -166,19 +168,30 @@ class NodeRun:
             return
         log.info("%s", sentence)
         self.notices.append(sentence)
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and self.node_id is not None:
-            server.send_progress_text("\n".join(self.notices), self.node_id)
+        self._show(self.notices)
 
     def progress(self, done: int, total: int, x0: torch.Tensor | None) -> None:
-        """The host's progress bar, with a still preview where there is a latent to show."""
+        """The host's progress bar and the time left, with a still preview where there is a latent to show."""
         if self._bar is None:
             self._bar = comfy.utils.ProgressBar(total)
         preview = None
         if x0 is not None and x0.shape[1] in LATENTS:
             preview = ("JPEG", Image.fromarray(latent_to_rgb(x0, LATENTS[x0.shape[1]])), PREVIEW_SIZE)
         self._bar.update_absolute(done, total, preview)
+        left_s = (time.monotonic() - self._began) / done * (total - done)
+        self._show([*self.notices, f"{done} of {total}, {_duration(left_s)} left"] if done < total else self.notices)
+
+    def _show(self, lines: list[str]) -> None:
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and self.node_id is not None:
+            server.send_progress_text("\n".join(lines), self.node_id)
 
     def output(self, *values) -> io.NodeOutput:
         """The node's result; what was told travels in the history too, for those who use the API."""
         return io.NodeOutput(*values, ui={"text": list(self.notices)} if self.notices else None)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

@@ -59,15 +59,15 @@ class VAEEncode(io.ComfyNode):
             category="Wan Core/2 encode",
             description="Encodes a clip, four frames at a time. Frames beyond 4n+1 are not seen.",
             inputs=[
-                io.Vae.Input("vae"),
                 io.Image.Input("images", tooltip="The frames of one clip; sides must be multiples of 16 (5B: 32)."),
+                io.Vae.Input("vae"),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, vae, images) -> io.NodeOutput:
+    def execute(cls, images, vae) -> io.NodeOutput:
         run, spec = NodeRun(cls), vae_spec(vae)
         grid_of(spec, width=images.shape[2], height=images.shape[1], frames=1)
         unseen = (len(images) - 1) % spec.stride_t
@@ -88,7 +88,7 @@ class VAEDecode(io.ComfyNode):
             display_name="Wan Core VAE Decode",
             category="Wan Core/4 decode",
             description="Decodes the video one latent frame at a time. Connect fps to Create Video.",
-            inputs=[io.Vae.Input("vae"), io.Latent.Input("samples")],
+            inputs=[io.Latent.Input("samples"), io.Vae.Input("vae")],
             outputs=[
                 io.Image.Output(display_name="images"),
                 io.Float.Output(display_name="fps", tooltip="Frames a second that the model was made for."),
@@ -97,7 +97,7 @@ class VAEDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, samples) -> io.NodeOutput:
+    def execute(cls, samples, vae) -> io.NodeOutput:
         run, spec = NodeRun(cls), vae_spec(vae)
         latent = samples["samples"]
         vae_stage.check_channels(spec, latent.shape[1])

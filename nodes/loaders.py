@@ -17,7 +17,7 @@ def _precision_input(options: list[str] = PRECISIONS) -> io.Combo.Input:
         "precision",
         options=options,
         default="auto",
-        tooltip="What it computes in. auto: the best for the file and this machine (docs/precision.md has the table).",
+        tooltip="What it computes in. auto: the best for the file and this machine.",
     )
 
 

@@ -6,6 +6,7 @@ from ..wan_core.sampling.sigmas import SCHEDULES
 from ..wan_core.sampling.solvers import SOLVERS
 from ..wan_core.stages import sample
 from .host import NodeRun
+from .preflight import check_decoder
 from .wires import Model, read_conditioning, read_latent, write_latent
 
 MAX_STEPS = 1000
@@ -32,12 +33,13 @@ class Sampler(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
     def execute(cls, model, positive, negative, latent, sigmas=None, **widgets) -> io.NodeOutput:
         run = NodeRun(cls)
+        check_decoder(cls.hidden.prompt, run.node_id, model.variant)
         widgets["guidance_high"] = widgets.pop("guidance")
         settings = sample.Settings(**widgets, sigmas=sigmas)
         samples = sample.sample(

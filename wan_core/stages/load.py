@@ -114,7 +114,7 @@ def load_model(
             "low_noise_model, or one expert does all steps."
         )
     row = _choose(rows, variant, path)
-    notify(f"{row.title}: {path.name}" + (f" + {low_noise_path.name}" if low_noise_path else ""))
+    notify(row.title)
     return ModelHandle(variant=row, high=_resident(high_file, high, compute, dtype), low=low_weights)
 
 
