@@ -15,6 +15,7 @@ sys.path.insert(0, host)
 sys.argv = ["main.py", "--cpu"]
 import comfy.options
 comfy.options.enable_args_parsing()
+import utils.extra_config  # as main.py does: later the name `utils` may mean another module
 import torch, comfy.sd, comfy.samplers, comfy.model_management, folder_paths, server, execution, nodes
 import comfy_api.latest
 

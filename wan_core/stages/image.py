@@ -41,7 +41,7 @@ def known_latent(vae: VaeHandle, grid: Grid, first: Tensor | None, last: Tensor 
         first, last: pictures ``[n, H, W, 3]`` in 0..1, of the clip's size; either may be None, not both.
     """
     runs = known_video(grid, *(None if x is None else x.movedim(-1, 0).float() * 2 - 1 for x in (first, last)))
-    return torch.cat(list(encode_stream(vae, runs, (grid.frames, grid.height, grid.width), ports)), dim=2)
+    return torch.cat(list(encode_stream(vae, runs, (1, grid.frames, grid.height, grid.width), ports)), dim=2)
 
 
 def known_pictures(grid: Grid, first: Tensor | None, last: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from ..runtime.ports import Ports
 from ..variants import LatentSpec
 from .load import VaeHandle
 
-BYTES_PER_PIXEL = 5000
+BYTES_PER_PIXEL = 6000
 """Activations and feature caches of a decode per output pixel and byte of the dtype, at the width of VAE 2.1."""
 
 
@@ -62,24 +62,24 @@ def decode(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports) -> Tensor:
 
 
 @torch.no_grad()
-def encode_stream(vae: VaeHandle, runs_B3FHW: Iterable[Tensor], size: tuple[int, int, int], ports: Ports):
+def encode_stream(vae: VaeHandle, runs_B3FHW: Iterable[Tensor], size: tuple[int, int, int, int], ports: Ports):
     """Frames -> latent frames, run by run.
 
     Args:
         runs_B3FHW: runs of frames ``[B, 3, n, H, W]`` in [-1, 1], of any length each.
-        size: (frames in all, height, width); sides must be multiples of the VAE's stride.
+        size: (batch, frames in all, height, width); sides must be multiples of the VAE's stride.
 
     Yields:
         ``[B, C, 1, h, w]`` float32 on the CPU, not normalised.
     """
-    frames, height, width = size
+    batch, frames, height, width = size
     stride = vae.spec.stride_hw
     if height % stride or width % stride or min(height, width) < stride:
         raise InputError(
             f"The VAE takes sides that are multiples of {stride}; got {width}x{height}. Resize or crop to "
             f"{max(stride, width // stride * stride)}x{max(stride, height // stride * stride)}."
         )
-    module = ports.memory.place(vae.weights, working_bytes(vae, 1, height // stride, width // stride))
+    module = ports.memory.place(vae.weights, working_bytes(vae, batch, height // stride, width // stride))
     device = vae.weights.where
     total = latent_frames(frames, vae.spec.stride_t)
     pieces = (run.to(device) for run in runs_B3FHW)
@@ -92,12 +92,12 @@ def encode_stream(vae: VaeHandle, runs_B3FHW: Iterable[Tensor], size: tuple[int,
 def encode(vae: VaeHandle, frames_BFHWC: Tensor, ports: Ports) -> Tensor:
     """Pictures ``[B, F, H, W, 3]`` in 0..1 -> latent ``[B, C, T, h, w]``, not normalised. Frames beyond 4n+1 are not
     seen by the VAE."""
-    _, frames, height, width, channels = frames_BFHWC.shape
+    batch, frames, height, width, channels = frames_BFHWC.shape
     if channels < 3:
         raise InputError(f"The pictures have {channels} channels; the VAE takes 3 (RGB).")
     video = frames_BFHWC[..., :3].movedim(-1, 1)
     runs = (video[:, :, i : i + 1].float() * 2 - 1 for i in range(frames))
-    return torch.cat(list(encode_stream(vae, runs, (frames, height, width), ports)), dim=2)
+    return torch.cat(list(encode_stream(vae, runs, (batch, frames, height, width), ports)), dim=2)
 
 
 def working_bytes(vae: VaeHandle, batch: int, latent_height: int, latent_width: int) -> int:

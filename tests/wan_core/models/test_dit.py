@@ -7,6 +7,7 @@ from torch import nn
 from wan_core.configs import DitConfig
 from wan_core.models.dit import WanDiT
 from wan_core.models.rope import axis_dims, rope_table, rotate
+from wan_core.weights.keymaps import to_naming
 
 TINY = {"dim": 48, "ffn_dim": 80, "num_heads": 2, "num_layers": 2, "text_dim": 24, "freq_dim": 32}
 
@@ -91,23 +92,32 @@ def test_rotation_keeps_lengths_and_depends_on_distance_alone(head_dim):
     assert sum(axis_dims(head_dim)) == head_dim
 
 
+# width, heads, batch, latent size: head widths of 16 to 128, odd token counts, a single frame
+SHAPES = [
+    (64, 4, 1, (3, 6, 10)),
+    (48, 2, 3, (1, 4, 4)),
+    (80, 2, 2, (5, 2, 6)),
+    (128, 1, 2, (2, 10, 2)),
+    (192, 3, 1, (4, 6, 6)),
+]
+
+
 @pytest.mark.parametrize("image", [False, True])
-def test_it_agrees_with_the_diffusers_transformer(image):
-    """Another configuration than the golden files hold, random weights, odd token count."""
+@pytest.mark.parametrize(("dim", "heads", "batch", "size"), SHAPES)
+def test_it_agrees_with_the_diffusers_transformer(dim, heads, batch, size, image):
+    """Other configurations than the golden files hold, with random weights."""
     from diffusers import WanTransformer3DModel
 
-    from wan_core.weights.keymaps import to_naming
-
-    changes = {"in_dim": 36, "img_dim": 24} if image else {"in_dim": 16}
-    model = tiny(dim=64, num_heads=4, num_layers=3, **changes)
+    channels, img_dim = (36, 24) if image else (16, None)
+    model = tiny(dim=dim, num_heads=heads, num_layers=3, in_dim=channels, img_dim=img_dim)
     theirs = WanTransformer3DModel(
-        num_attention_heads=4, attention_head_dim=16, in_channels=changes["in_dim"], out_channels=16, text_dim=24,
-        freq_dim=32, ffn_dim=80, num_layers=3, image_dim=24 if image else None,
-        added_kv_proj_dim=64 if image else None,
+        num_attention_heads=heads, attention_head_dim=dim // heads, in_channels=channels, out_channels=16, text_dim=24,
+        freq_dim=32, ffn_dim=80, num_layers=3, image_dim=img_dim, added_kv_proj_dim=dim if image else None,
     ).eval()  # fmt: skip
     theirs.load_state_dict(to_naming(model.state_dict(), "dit", "diffusers"))
-    x, t, text = inputs(size=(3, 6, 10), channels=changes["in_dim"])
-    clip = torch.randn(1, 257, 24) if image else None
+    x, t, text = inputs(batch=batch, size=size, channels=channels)
+    t = torch.linspace(1, 999, batch)
+    clip = torch.randn(batch, 257, 24) if image else None
     padded = torch.nn.functional.pad(text, (0, 0, 0, 512 - text.shape[1]))
     with torch.no_grad():
         expected = theirs(x, t, padded, encoder_hidden_states_image=clip, return_dict=False)[0]
