@@ -87,7 +87,7 @@ Tensors = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def write(path: Path, tensors: Tensors, seed: int, raw: dict[str, bytes]) -> None:
-    """A safetensors file of random weights, written tensor by tensor; ``raw`` are byte tensors to put in as they are."""
+    """A safetensors file of random weights, written tensor by tensor; ``raw`` are byte tensors put in as they are."""
     header, at = {}, 0
     for name, (shape, dtype) in tensors.items():
         size = torch.Size(shape).numel() * dtype.itemsize

@@ -5,6 +5,7 @@ Uses only what ComfyUI 0.3.64 and 0.33.0 both have, by keyword.
 
 import logging
 import time
+import weakref
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -12,6 +13,7 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 
@@ -48,18 +50,20 @@ def file_fingerprint(folder: str, *names: str) -> str:
     return "|".join(parts)
 
 
+# Names, looked up at each call: packs that choose among several cards put functions of their own in these places.
 _DEVICES = {
-    "dit": mm.get_torch_device,
-    "umt5": mm.text_encoder_device,
-    "clip_vision": mm.text_encoder_device,
-    "vae": mm.vae_device,
+    "dit": "get_torch_device",
+    "umt5": "text_encoder_device",
+    "clip_vision": "text_encoder_device",
+    "vae": "vae_device",
 }
 
 
 def compute(kind: str) -> Compute:
     """Where the host wants this kind of model to compute."""
-    device = torch.device(_DEVICES[kind]())
-    return Compute(device=device, bf16=has_bf16(device))
+    device = torch.device(getattr(mm, _DEVICES[kind])())
+    bf16 = has_bf16(device) if device.type == "cpu" else bool(mm.should_use_bf16(device=device))
+    return Compute(device=device, bf16=bf16)
 
 
 class HostModel:
@@ -72,10 +76,17 @@ class HostModel:
     parent = None
 
     def __init__(self, weights: Resident):
-        self.weights = weights
+        self._weights = weakref.ref(weights)  # the weights hold this object; a strong link back would keep both alive
         self.model = weights.module
         self.load_device = weights.device
         self.offload_device = torch.device("cpu")
+
+    @property
+    def weights(self) -> Resident:
+        weights = self._weights()
+        if weights is None:
+            raise ReferenceError("the model has been dropped")
+        return weights
 
     def is_dynamic(self) -> bool:
         return False
@@ -102,8 +113,15 @@ class HostModel:
         return []
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False) -> int:
-        before = self.loaded_size()
-        self.weights.move_to(torch.device(device_to))
+        """All or nothing: the host has freed what it could, and what then does not fit is refused in a sentence."""
+        before, device = self.loaded_size(), torch.device(device_to)
+        missing, free = self.model_size() - before, mm.get_free_memory(device)
+        if device.type != "cpu" and missing > free:
+            raise CapacityError(
+                f"{self.weights.name} needs {gigabytes(missing)} on {device}, where {gigabytes(free)} of "
+                f"{gigabytes(mm.get_total_memory(device))} are free. Close other programs on it, or use an fp8 file."
+            )
+        self.weights.move_to(device)
         return self.loaded_size() - before
 
     def partially_unload(self, device_to, memory_to_free=0, *args, **kwargs) -> int:
@@ -122,8 +140,8 @@ class HostModel:
 class HostMemory:
     """Places weights through the host's own manager."""
 
-    def place(self, weights: Resident, activation_bytes: int) -> torch.nn.Module:
-        self._refuse_if_impossible(weights, activation_bytes)
+    def place(self, weights: Resident, activation_bytes: int, certain: bool = True) -> torch.nn.Module:
+        self._refuse_if_impossible(weights, activation_bytes if certain else 0)
         if not isinstance(weights.registered, HostModel):
             weights.registered = HostModel(weights)
         mm.load_models_gpu([weights.registered], memory_required=activation_bytes)
@@ -142,8 +160,22 @@ class HostMemory:
             )
 
 
-def host_ports(notify: Notify = log.info, progress: Progress = no_progress) -> Ports:
-    """The host's memory and cancel button, for calls that native nodes make on our objects."""
+def _notify_running_node(sentence: str) -> None:
+    """For calls that native nodes make on our objects: the sentence shows on the node that is running."""
+    log.info("%s", sentence)
+    context = get_executing_context()
+    if context is not None:
+        _show_text(sentence, context.node_id)
+
+
+def _show_text(text: str, node_id: str | None) -> None:
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None:
+        server.send_progress_text(text, node_id, server.client_id)
+
+
+def host_ports(notify: Notify = _notify_running_node, progress: Progress = no_progress) -> Ports:
+    """The host's memory and cancel button."""
     return Ports(
         memory=HostMemory(),
         check_cancel=mm.throw_exception_if_processing_interrupted,
@@ -182,9 +214,8 @@ class NodeRun:
         self._show([*self.notices, f"{done} of {total}, {_duration(left_s)} left"] if done < total else self.notices)
 
     def _show(self, lines: list[str]) -> None:
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and self.node_id is not None:
-            server.send_progress_text("\n".join(lines), self.node_id)
+        if lines:
+            _show_text("\n".join(lines), self.node_id)
 
     def output(self, *values) -> io.NodeOutput:
         """The node's result; what was told travels in the history too, for those who use the API."""

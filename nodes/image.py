@@ -93,6 +93,7 @@ class ImageToVideo(io.ComfyNode):
             None if picture is None else image.fit(picture, grid, what, run.notify)
             for what, picture in pictures.items()
         )
+        first, last = _known_counts(first, last, grid, run)
         if spec.clean_frames:
             sides, latent = [positive, negative], _clean_latent(vae, grid, first, last, run)
         else:
@@ -106,6 +107,20 @@ class ImageToVideo(io.ComfyNode):
         return run.output(*sides, {name: x.repeat(batch_size, 1, 1, 1, 1) for name, x in latent.items()})
 
 
+def _known_counts(first: torch.Tensor | None, last: torch.Tensor | None, grid: Grid, run: NodeRun):
+    """Pictures that the clip has frames for; more than that is cut, and told."""
+    counts = [0 if x is None else len(x) for x in (first, last)]
+    if sum(counts) <= grid.frames:
+        return first, last
+    if all(counts):
+        raise InputError(
+            f"start_image has {counts[0]} pictures and end_image {counts[1]}, the clip {grid.frames} frames. Give "
+            "fewer pictures, or make the clip longer."
+        )
+    run.notify(f"Of {sum(counts)} pictures {grid.frames} are used: the clip has no more frames.")
+    return None if first is None else first[: grid.frames], None if last is None else last[-grid.frames :]
+
+
 def _known_latent(vae, grid: Grid, first: torch.Tensor | None, last: torch.Tensor | None, run: NodeRun):
     if isinstance(vae, VaeWire):
         return image.known_latent(vae.handle, grid, first, last, run.ports)
@@ -116,9 +131,13 @@ def _clean_latent(vae, grid: Grid, first: torch.Tensor | None, last: torch.Tenso
     """The 5B model takes its start image as clean latent frames, marked by the latent's noise mask as native does."""
     if first is None or last is not None:
         raise InputError("The 5B model takes a start_image and no end_image. Use an FLF2V or a Wan 2.2 14B I2V model.")
-    known = latent_frames(len(first[: grid.frames]))
+    known = latent_frames(len(first))
     short = replace(grid, frames=pixel_frames(known), latent_frames=known)
-    samples = torch.zeros(1, vae_spec(vae).channels, *grid.latent_shape)
+    spec = vae_spec(vae)
+    # What is not given is zero to the model, not on the wire: that is what a partial denoise starts from natively.
+    samples = spec.denormalise(torch.zeros(1, spec.channels, *grid.latent_shape))
+    if short.frames < len(first):
+        run.notify(f"Of {len(first)} pictures {short.frames} are used: the 5B model takes 4n+1.")
     samples[:, :, :known] = _known_latent(vae, short, first[: short.frames], None, run)
     noise_mask = torch.ones(1, 1, *grid.latent_shape)
     noise_mask[:, :, :known] = 0

@@ -8,8 +8,18 @@ from .host import NONE, NodeRun, compute, file_fingerprint, model_files, model_p
 from .wires import ClipVisionWire, ClipWire, Model, VaeWire
 
 CATEGORY = "Wan Core/1 load"
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
 """umT5 has no fp16: it leaves its range."""
+
+
+def _warn_of_pickle(run: NodeRun, *names: str) -> None:
+    for name in names:
+        if name.lower().endswith(PICKLES):
+            run.notify(
+                f"{name} is a pickle: it is read whole at once. Convert it to safetensors, from the pack's folder: "
+                "python -m wan_core.weights.convert IN.pth OUT.safetensors"
+            )
 
 
 def _precision_input(options: list[str] = PRECISIONS) -> io.Combo.Input:
@@ -63,6 +73,7 @@ class LoadModel(io.ComfyNode):
     @classmethod
     def execute(cls, model_name, low_noise_model, variant, precision) -> io.NodeOutput:
         run = NodeRun(cls)
+        _warn_of_pickle(run, model_name, low_noise_model)
         handle = load.load_model(
             model_path("diffusion_models", model_name),
             None if low_noise_model == NONE else model_path("diffusion_models", low_noise_model),
@@ -102,9 +113,11 @@ class LoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder_name, precision) -> io.NodeOutput:
+        run = NodeRun(cls)
+        _warn_of_pickle(run, text_encoder_name)
         path = model_path("text_encoders", text_encoder_name)
         handle = load.load_text_encoder(path, compute=compute("umt5"), dtype=precision)
-        return NodeRun(cls).output(ClipWire(handle))
+        return run.output(ClipWire(handle))
 
 
 class LoadVAE(io.ComfyNode):
@@ -135,8 +148,10 @@ class LoadVAE(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name, precision) -> io.NodeOutput:
+        run = NodeRun(cls)
+        _warn_of_pickle(run, vae_name)
         handle = load.load_vae(model_path("vae", vae_name), compute=compute("vae"), dtype=precision)
-        return NodeRun(cls).output(VaeWire(handle))
+        return run.output(VaeWire(handle))
 
 
 class LoadCLIPVision(io.ComfyNode):
@@ -167,6 +182,8 @@ class LoadCLIPVision(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip_vision_name, precision) -> io.NodeOutput:
+        run = NodeRun(cls)
+        _warn_of_pickle(run, clip_vision_name)
         path = model_path("clip_vision", clip_vision_name)
         handle = load.load_clip_vision(path, compute=compute("clip_vision"), dtype=precision)
-        return NodeRun(cls).output(ClipVisionWire(handle))
+        return run.output(ClipVisionWire(handle))

@@ -3,7 +3,7 @@
 from ..wan_core.errors import MismatchError, ModelFileError
 from ..wan_core.stages import load
 from ..wan_core.variants import WanVariant
-from .host import compute, model_path
+from .host import model_path
 
 VAE_LOADERS = {"WanCoreLoadVAE": "vae_name", "VAELoader": "vae_name"}
 
@@ -25,13 +25,13 @@ def check_decoder(prompt: dict | None, sampler_id: str | None, variant: WanVaria
         if name is None:
             continue
         try:
-            found = load.load_vae(model_path("vae", name), compute=compute("vae"))
+            channels = load.vae_channels(model_path("vae", name))
         except (ModelFileError, FileNotFoundError):
             continue  # no Wan VAE file: its own loader says what is wrong with it
-        if found.spec.channels != variant.latent.channels:
+        if channels not in (None, variant.latent.channels):
             raise MismatchError(
                 f"{variant.title} makes latents of {variant.latent.channels} channels, and {name}, which is to decode "
-                f"them, takes {found.spec.channels}. Choose the {variant.latent.vae}."
+                f"them, takes {channels}. Choose the {variant.latent.vae}."
             )
 
 
@@ -41,4 +41,5 @@ def _source(value) -> str | None:
 
 def _vae_file(prompt: dict, inputs: dict) -> str | None:
     loader = prompt.get(_source(inputs.get("vae")) or "", {})
-    return loader.get("inputs", {}).get(VAE_LOADERS.get(loader.get("class_type", ""), ""))
+    name = loader.get("inputs", {}).get(VAE_LOADERS.get(loader.get("class_type", ""), ""))
+    return name if isinstance(name, str) else None

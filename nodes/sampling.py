@@ -104,5 +104,9 @@ def _widgets() -> list[io.WidgetInput]:
             "switch_step", default=0, min=0, max=MAX_STEPS,
             tooltip="Change to the low-noise expert at this step instead. 0: by boundary.",
         ),
+        io.Boolean.Input(
+            "add_noise", default=True,
+            tooltip="Off: the latent already holds the noise of the first step, as after a split of sigmas.",
+        ),
     ]
     # fmt: on

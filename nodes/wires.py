@@ -94,6 +94,11 @@ class VaeWire(_Wire):
         """``[F, H, W, C]`` (one clip) or ``[B, F, H, W, C]``; cut to the grid and to three channels, as native."""
         clips = pixels[None] if pixels.ndim == 4 else pixels
         stride = self.handle.spec.stride_hw
+        if clips.ndim != 5 or min(clips.shape[2:4]) < stride:
+            raise InputError(
+                f"The VAE takes pictures [count, height, width, channels] of {stride} pixels a side and more; got "
+                f"{list(pixels.shape)}. Resize them."
+            )
         height, width = (side // stride * stride for side in clips.shape[2:4])
         top, left = (clips.shape[2] - height) // 2, (clips.shape[3] - width) // 2
         clips = clips[:, :, top : top + height, left : left + width]
@@ -180,6 +185,11 @@ def read_conditioning(conditioning: list, side: str) -> Condition:
 
 
 def _four_channels(mask: Tensor) -> Tensor:
+    if mask.ndim != 5:
+        raise MismatchError(
+            f"The mask of the image conditioning is {list(mask.shape)}; a video's is [batch, 1 or 4, frames, height, "
+            "width]. Use an image-to-video node instead of one for pictures."
+        )
     return mask if mask.shape[1] == 4 else mask.mean(dim=1, keepdim=True).repeat(1, 4, 1, 1, 1)
 
 
@@ -207,7 +217,12 @@ def read_latent(latent: dict) -> StartLatent:
             f"The latent carries {', '.join(unknown)}, which the Wan Core sampler does not know. Remove the node that "
             "adds it, or sample with the native KSampler."
         )
-    samples = latent["samples"]
+    samples = latent.get("samples")
+    if not isinstance(samples, Tensor) or samples.is_nested:
+        raise MismatchError(
+            f"The latent holds a {type(samples).__name__}, not one tensor of a video. Connect a Wan Core Empty Latent, "
+            "or encode a clip."
+        )
     return StartLatent(
         samples=samples.unsqueeze(2) if samples.ndim == 4 else samples,
         noise_mask=latent.get("noise_mask"),

@@ -12,13 +12,11 @@ MP4 is the one that the real files take.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,176 +25,38 @@ from scripts import setup_host
 from scripts.host import Host, stop_on_sigterm
 from scripts.setup_host import VENV
 from scripts.setup_steps import CACHE, ROOT, SetupError, venv_python
+from scripts.tiny_jobs import Clip, Given, WrongResult, check_saved, draw_image, draw_video, tiny, tiny_page
+from scripts.workflow_graphs import JOBS
 
 WORKFLOWS = ROOT / "example_workflows"
 OUTPUT = ROOT / "output"
 INSIDE = "WAN_CORE_DEMO_SET_UP_S"  # set in the .venv's run: how long the set-up took
-
-
-class DemoError(RuntimeError):
-    """A job did not give what was asked for; the message is a sentence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A workflow of example_workflows/api, and the tiny files in place of the real ones (keys of tiny_models)."""
-
-    workflow: str
-    model: str
-    low_noise_model: str | None = None
-
-
-JOBS = (
-    Job(workflow="wan2.1_t2v", model="t2v"),
-    Job(workflow="wan2.1_i2v", model="i2v"),
-    Job(workflow="wan2.2_t2v_a14b", model="t2v_high", low_noise_model="t2v_low"),
-    Job(workflow="wan2.2_i2v_a14b", model="i2v_high", low_noise_model="i2v_low"),
-)
 SHORT = ("wan2.1_t2v", "wan2.2_i2v_a14b")  # one of each kind; --all runs the others too
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """What is asked of a job: pixels, frames, sampling steps."""
-
-    width: int
-    height: int
-    frames: int
-    steps: int
-
-
 CLIP = Clip(width=160, height=96, frames=33, steps=4)
-MODEL_FPS = 16.0  # of every model in JOBS
-
-
-# --- the tiny job ----------------------------------------------------------------------------------------------------
-
-
-def tiny(
-    prompt: dict, job: Job, files: dict[str, Path], clip: Clip, words: str | None = None, image: str | None = None
-) -> dict:
-    """A copy of an API-form workflow with the tiny files, a small size and few steps, set by node class."""
-    size = {"width": clip.width, "height": clip.height, "frames": clip.frames}
-    names = {"model_name": files[job.model].name}
-    if job.low_noise_model is not None:
-        names["low_noise_model"] = files[job.low_noise_model].name
-    overrides = {
-        "WanCoreLoadModel": names,
-        "WanCoreLoadTextEncoder": {"text_encoder_name": files["text_encoder"].name},
-        "WanCoreLoadVAE": {"vae_name": files["vae"].name},
-        "WanCoreLoadCLIPVision": {"clip_vision_name": files["clip_vision"].name},
-        "WanCoreTextEncode": {} if words is None else {"positive": words},
-        "WanCoreEmptyLatent": size,
-        "WanCoreImageToVideo": size,
-        "WanCoreSampler": {"steps": clip.steps},
-        "LoadImage": {} if image is None else {"image": image},
-        "SaveVideo": {"filename_prefix": f"wan_core/{job.workflow}"},
-    }
-    small = copy.deepcopy(prompt)
-    for node in small.values():
-        node["inputs"] |= overrides.get(node["class_type"], {})
-    return small
-
-
-def tiny_page(page: dict, prompt: dict) -> dict:
-    """A copy of the page form with the values of the API form, so that the saved video brings its own graph back."""
-    small = copy.deepcopy(page)
-    for node in small["nodes"]:
-        inputs = prompt.get(str(node["id"]), {}).get("inputs", {})
-        names = [slot["name"] for slot in node.get("inputs", []) if "widget" in slot]
-        values = node.get("widgets_values")
-        if not isinstance(values, list):
-            continue
-        index = 0
-        for name in names:
-            if index < len(values) and name in inputs and not isinstance(inputs[name], list):
-                values[index] = inputs[name]
-            index += 2 if name == "seed" else 1  # the widget "control after generate" follows a seed, without a slot
-    return small
-
-
-def draw_image(path: Path) -> Path:
-    """A sky, a sea and a sun: something with a gradient, an edge and a disc to start a video from."""
-    from PIL import Image, ImageDraw
-
-    picture = Image.new("RGB", (640, 480))
-    draw = ImageDraw.Draw(picture)
-    for y in range(480):
-        draw.line(
-            [(0, y), (640, y)], fill=(40 + y // 4, 90 + y // 5, 200) if y < 300 else (10, 60, 140 - (y - 300) // 3)
-        )
-    draw.ellipse([400, 80, 500, 180], fill=(255, 220, 90))
-    draw.polygon([(180, 300), (300, 300), (270, 340), (210, 340)], fill=(190, 40, 40))
-    picture.save(path)
-    return path
-
-
-# --- reading a video back --------------------------------------------------------------------------------------------
-
-
-def wanted_fps(prompt: dict) -> float:
-    """The rate that the workflow asks CreateVideo for: a number, or a wire, which carries the model's own."""
-    (fps,) = [node["inputs"]["fps"] for node in prompt.values() if node["class_type"] == "CreateVideo"]
-    return MODEL_FPS if isinstance(fps, list) else float(fps)
-
-
-def bare_graph(prompt: dict) -> dict:
-    """An API-form graph without what the host and the page note beside a node's class and inputs."""
-    return {node_id: (node["class_type"], node["inputs"]) for node_id, node in prompt.items()}
-
-
-def check_video(path: Path, clip: Clip, prompt: dict, workflow: dict) -> dict:
-    """Decodes the whole file and compares it with what was asked for. Raises DemoError with both sides."""
-    import av
-
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-        fps, metadata = float(stream.average_rate), dict(container.metadata)
-    height, width = pictures[0].shape[:2] if pictures else (0, 0)
-    pairs = {
-        "frames": (len(pictures), clip.frames),
-        "size": (f"{width}x{height}", f"{clip.width}x{clip.height}"),
-        "fps": (fps, wanted_fps(prompt)),
-        "prompt in the metadata": (bare_graph(json.loads(metadata.get("prompt", "{}"))) == bare_graph(prompt), True),
-        "workflow in the metadata": (json.loads(metadata.get("workflow", "null")) == workflow, True),
-    }
-    wrong = [f"{name}: {found}, asked for {asked}" for name, (found, asked) in pairs.items() if found != asked]
-    if not wrong and all(picture.std() == 0 for picture in pictures):
-        wrong.append("every frame is one flat colour")
-    if wrong:
-        raise DemoError(f"{path.name} is not what was asked for: {'; '.join(wrong)}.")
-    return {
-        "file": os.path.relpath(path),
-        "frames": len(pictures),
-        "size": f"{width}x{height}",
-        "fps": f"{fps:g}",
-    }
-
 
 # --- the run ---------------------------------------------------------------------------------------------------------
 
 
-def load(job: Job) -> tuple[dict, dict]:
-    """The API form and the page form of a job's workflow."""
-    api, page = WORKFLOWS / "api" / f"{job.workflow}.json", WORKFLOWS / f"{job.workflow}.json"
+def load(name: str) -> tuple[dict, dict]:
+    """The API form and the page form of a workflow."""
+    api, page = WORKFLOWS / "api" / f"{name}.json", WORKFLOWS / f"{name}.json"
     return json.loads(api.read_text(encoding="utf-8")), json.loads(page.read_text(encoding="utf-8"))
 
 
-def run_job(url: str, job: Job, files: dict[str, Path], args: argparse.Namespace, image: str) -> dict:
+def run_job(url: str, name: str, files: dict[str, Path], given: Given) -> dict:
     from scripts import api_client
 
-    prompt, page = load(job)
-    prompt = tiny(prompt, job, files, CLIP, args.prompt, image)
+    prompt, page = load(name)
+    prompt = tiny(prompt, files, CLIP, given, name)
     page = tiny_page(page, prompt)
-    print(f"[demo] {job.workflow}: {CLIP.width}x{CLIP.height}, {CLIP.frames} frames, {CLIP.steps} steps", flush=True)
+    print(f"[demo] {name}", flush=True)
     began = time.monotonic()
     history = api_client.run(url, prompt, page, api_client.progress_bar(prompt))
     took = time.monotonic() - began
     saved = api_client.download(url, history, OUTPUT)
     if len(saved) != 1:
-        raise DemoError(f"{job.workflow} saved {len(saved)} files instead of one video.")
-    return {**check_video(saved[0], CLIP, prompt, page), "seconds": f"{took:.1f}"}
+        raise WrongResult(f"{name} saved {len(saved)} files instead of one.")
+    return {**check_saved(saved[0], CLIP, prompt, page), "seconds": f"{took:.1f}"}
 
 
 def run_demo(env: setup_host.HostEnv, args: argparse.Namespace) -> None:
@@ -211,7 +71,10 @@ def run_demo(env: setup_host.HostEnv, args: argparse.Namespace) -> None:
     with Host(env, CACHE / "demo_host", models=models) as host:
         print(f"[demo] ComfyUI answers at {host.url} after {host.started_in_s:.1f} s; its log is {host.log_path}")
         image = api_client.upload(host.url, args.image or draw_image(CACHE / "wan_core_start.png"))
-        rows = [run_job(host.url, job, files, args, image) for job in JOBS if args.all or job.workflow in SHORT]
+        video = api_client.upload(host.url, draw_video(CACHE / "wan_core_source.mp4"))
+        given = Given(words=args.prompt, image=image, video=video)
+        print(f"[demo] {CLIP.width}x{CLIP.height}, {CLIP.frames} frames, {CLIP.steps} steps:", flush=True)
+        rows = [run_job(host.url, name, files, given) for name in JOBS if args.all or name in SHORT]
         print_table(rows)
         took = time.monotonic() - began
         print(f"[demo] set-up {float(os.environ.get(INSIDE, 0)):.1f} s, run {took:.1f} s")
@@ -246,7 +109,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--image", type=Path, metavar="FILE", help="the picture to start from (default: one drawn here)"
     )
-    parser.add_argument("--all", action="store_true", help="run all four workflows instead of two")
+    parser.add_argument("--all", action="store_true", help="run every example workflow instead of two")
     parser.add_argument("--keep-server", action="store_true", help="leave ComfyUI running until Ctrl+C")
     setup_host.add_arguments(parser)
     args = parser.parse_args()
@@ -264,7 +127,7 @@ def main() -> int:
         if INSIDE in os.environ:
             run_demo(env, args)
             return 0
-    except (SetupError, DemoError, RuntimeError, OSError) as reason:
+    except (SetupError, RuntimeError, OSError) as reason:
         print(f"[demo] {reason}", file=sys.stderr)
         return 1
     took = time.monotonic() - began

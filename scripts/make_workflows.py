@@ -1,20 +1,21 @@
-"""Write example_workflows: each graph once here, as page form and as API form there.
+"""Write example_workflows: the graphs of workflow_graphs.py, each as page form and as API form.
 
 ``python3 scripts/make_workflows.py --url http://127.0.0.1:8188`` asks a running ComfyUI (with the pack) for the nodes'
-schemas, which give the widget order of the page form. Released files live on: change a graph by making a new one.
+schemas, which give the widget order of the page form. Released files live on in tests/workflows.
 """
 
 import argparse
 import json
+import sys
 import urllib.request
 import uuid
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.workflow_graphs import JOBS, graph
+
 OUT = Path(__file__).parent.parent / "example_workflows"
-HUB = "https://huggingface.co/Comfy-Org"
-REPOSITORY = {"wan2.1": "Wan_2.1_ComfyUI_repackaged", "wan2.2": "Wan_2.2_ComfyUI_Repackaged"}
-PROMPT = "A red fox runs through fresh snow at sunrise, the camera follows close behind, soft golden light, film grain"
-MOTION = "The picture comes to life with gentle, natural motion while the camera slowly moves closer, soft light"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 COLUMNS = (
     # title, left edge, width
@@ -25,92 +26,6 @@ COLUMNS = (
 )
 # The page's own measures: a title bar, a row of sockets, a row of widgets. Above a title sits the pack's badge.
 TITLE, SOCKET, WIDGET, GAP, MARGIN = 30, 20, 24, 56, 24
-TEXT, VAE, CLIP = "umt5_xxl_fp8_e4m3fn_scaled", "wan_2.1_vae", "clip_vision_h"
-
-
-def link(folder: str, name: str) -> dict:
-    """A download that the page offers when the file is missing."""
-    repository = REPOSITORY.get(name[:6], REPOSITORY["wan2.1"])
-    file = f"{name}.safetensors"
-    return {"name": file, "directory": folder, "url": f"{HUB}/{repository}/resolve/main/split_files/{folder}/{file}"}
-
-
-def graph(model: str, low: str | None, *, image: bool, clip: bool) -> dict[str, dict]:
-    """One job. A node: its class, its column and place in it, its inputs ([node, slot] is a wire), its files.
-
-    ``room`` is space at the bottom for what the page adds to a node: notices, a preview, text boxes, a player.
-    """
-    nodes = {
-        "model": {
-            "class": "WanCoreLoadModel", "at": (0, 0), "room": 80,
-            "inputs": {"model_name": f"{model}.safetensors", "low_noise_model": f"{low}.safetensors" if low else "none",
-                       "variant": "auto", "precision": "auto"},
-            "files": [link("diffusion_models", name) for name in (model, low) if name],
-        },
-        "text_encoder": {
-            "class": "WanCoreLoadTextEncoder", "at": (0, 1),
-            "inputs": {"text_encoder_name": f"{TEXT}.safetensors", "precision": "auto"},
-            "files": [link("text_encoders", TEXT)],
-        },
-        "vae": {
-            "class": "WanCoreLoadVAE", "at": (0, 2),
-            "inputs": {"vae_name": f"{VAE}.safetensors", "precision": "auto"},
-            "files": [link("vae", VAE)],
-        },
-        "text": {
-            "class": "WanCoreTextEncode", "at": (1, 0), "room": 220,
-            "inputs": {"clip": ["text_encoder", 0], "positive": MOTION if image else PROMPT, "negative": None},
-        },
-        "sampler": {
-            "class": "WanCoreSampler", "at": (2, 0), "room": 330,
-            "inputs": {"model": ["model", 0], "seed": 42},
-        },
-        "decode": {"class": "WanCoreVAEDecode", "at": (3, 0), "inputs": {"vae": ["vae", 0], "samples": ["sampler", 0]}},
-        "video": {"class": "CreateVideo", "at": (3, 1), "inputs": {"images": ["decode", 0], "fps": ["decode", 1]}},
-        "save": {
-            "class": "SaveVideo", "at": (3, 2), "room": 330,
-            "inputs": {"video": ["video", 0], "filename_prefix": "video/wan_core", "format": "mp4", "codec": "h264"},
-        },
-    }  # fmt: skip
-    size = {"width": 832, "height": 480, "frames": 81, "batch_size": 1}
-    if not image:
-        nodes["size"] = {"class": "WanCoreEmptyLatent", "at": (1, 2), "inputs": {"model": ["model", 0], **size}}
-        wires = {"positive": ["text", 0], "negative": ["text", 1], "latent": ["size", 0]}
-    else:
-        nodes |= _image_nodes(size, clip)
-        wires = {"positive": ["size", 0], "negative": ["size", 1], "latent": ["size", 2]}
-    nodes["sampler"]["inputs"] = {"model": ["model", 0], **wires, "seed": 42}
-    return nodes
-
-
-def _image_nodes(size: dict, clip: bool) -> dict[str, dict]:
-    inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **size, "start_image": ["image", 0]}
-    nodes = {
-        "image": {"class": "LoadImage", "at": (0, 4), "room": 240, "inputs": {"image": "example.png"}},
-        "size": {"class": "WanCoreImageToVideo", "at": (1, 2), "inputs": inputs},
-    }
-    if clip:
-        nodes["clip_vision"] = {
-            "class": "WanCoreLoadCLIPVision", "at": (0, 3),
-            "inputs": {"clip_vision_name": f"{CLIP}.safetensors", "precision": "auto"},
-            "files": [link("clip_vision", CLIP)],
-        }  # fmt: skip
-        wires = {"clip_vision": ["clip_vision", 0], "start_image": ["image", 0]}
-        nodes["clip_encode"] = {"class": "WanCoreCLIPVisionEncode", "at": (1, 1), "inputs": wires}
-        inputs["clip_vision_output"] = ["clip_encode", 0]
-    return nodes
-
-
-GRAPHS = {
-    "wan2.1_t2v": graph("wan2.1_t2v_1.3B_fp16", None, image=False, clip=False),
-    "wan2.1_i2v": graph("wan2.1_i2v_480p_14B_fp16", None, image=True, clip=True),
-    "wan2.2_t2v_a14b": graph(
-        "wan2.2_t2v_high_noise_14B_fp8_scaled", "wan2.2_t2v_low_noise_14B_fp8_scaled", image=False, clip=False
-    ),
-    "wan2.2_i2v_a14b": graph(
-        "wan2.2_i2v_high_noise_14B_fp8_scaled", "wan2.2_i2v_low_noise_14B_fp8_scaled", image=True, clip=False
-    ),
-}
 
 
 def schema_inputs(schema: dict) -> dict[str, list]:
@@ -132,11 +47,13 @@ def default(declaration: list):
 
 
 def fill(nodes: dict[str, dict], schemas: dict[str, dict]) -> None:
-    """Give every widget that a graph leaves out its default."""
+    """Give every widget that a graph leaves out its default, and all inputs the schema's order."""
     for node in nodes.values():
-        for name, declaration in schema_inputs(schemas[node["class"]]).items():
-            if input_type(declaration) in WIDGET_TYPES and node["inputs"].get(name) is None and not hidden(declaration):
-                node["inputs"][name] = default(declaration)
+        given, declared = node["inputs"], schema_inputs(schemas[node["class"]])
+        for name, declaration in declared.items():
+            if input_type(declaration) in WIDGET_TYPES and given.get(name) is None and not hidden(declaration):
+                given[name] = default(declaration)
+        node["inputs"] = {name: given[name] for name in sorted(given, key=[*declared, *given].index)}
 
 
 def hidden(declaration: list) -> bool:
@@ -200,7 +117,7 @@ def _sockets(node: dict, schema: dict, ids: dict[str, int], links: list, number:
             values.append(default(declaration) if isinstance(value, list) else value)
             options = declaration[1] if len(declaration) > 1 else {}
             values += ["fixed"] if options.get("control_after_generate") else []
-            values += ["image"] if options.get("image_upload") else []
+            values += ["image"] if options.get("image_upload") or options.get("video_upload") else []
         sockets.append(socket)
     if node["class"] == "SaveVideo":
         values += [node["inputs"]["format"], node["inputs"]["codec"]]
@@ -254,7 +171,8 @@ def main() -> None:
     with urllib.request.urlopen(f"{parser.parse_args().url}/object_info") as answer:
         schemas = json.load(answer)
     (OUT / "api").mkdir(parents=True, exist_ok=True)
-    for title, nodes in GRAPHS.items():
+    for title, job in JOBS.items():
+        nodes = graph(job)
         fill(nodes, schemas)
         for path, form in (
             (OUT / f"{title}.json", page_form(title, nodes, schemas)),

@@ -10,6 +10,8 @@ PATCH_HW = 2
 
 MAX_SIDE = 8192
 MAX_FRAMES = 8193
+MAX_TOKENS = 4_000_000
+"""53 times a clip of 1280x720 and 81 frames; beyond it a slip of the hand is likelier than a wish."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,7 @@ def grid_of(spec: LatentSpec, *, width: int, height: int, frames: int) -> Grid:
         raise InputError(
             f"frames must be {spec.stride_t}n+1 (1, 5, 9 ... 81) and at most {MAX_FRAMES}; got {frames}. Use {near}."
         )
+    check_amount(spec, latent_frames(frames, spec.stride_t), height // spec.stride_hw, width // spec.stride_hw)
     return Grid(
         frames=frames,
         height=height,
@@ -69,6 +72,17 @@ def grid_of(spec: LatentSpec, *, width: int, height: int, frames: int) -> Grid:
         latent_height=height // spec.stride_hw,
         latent_width=width // spec.stride_hw,
     )
+
+
+def check_amount(spec: LatentSpec, frames: int, height: int, width: int) -> None:
+    """Refuse a latent (its own frames and sides) that no machine can hold, before anything is made of its size."""
+    tokens = frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
+    if tokens > MAX_TOKENS:
+        raise InputError(
+            f"{width * spec.stride_hw}x{height * spec.stride_hw} and {pixel_frames(frames, spec.stride_t)} frames are "
+            f"{tokens} tokens; at most {MAX_TOKENS} are accepted (1280x720 and 81 frames are 75600). Use fewer frames "
+            "or a smaller size."
+        )
 
 
 def _nearest(value: int, step: int, low: int, high: int, offset: int = 0) -> str:

@@ -4,7 +4,6 @@ Every test that asks for ``host_env``, ``host`` or ``client`` runs once on each 
 with spaces between) takes fewer; COMFYUI_DIR takes that checkout alone.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from scripts import api_client, setup_host
 from scripts.host import Host, link_or_copy
+from tests import hosts
 
 
 def pytest_collection_modifyitems(items):
@@ -44,22 +44,10 @@ class Client:
         return self.host.post(path, data)
 
 
-def versions() -> list[str]:
-    """The hosts of this run. Those that are not set up are there as well, and fail in a sentence."""
-    if os.environ.get("COMFYUI_DIR"):
-        return ["own"]
-    return os.environ.get("WAN_CORE_HOSTS", " ".join(setup_host.HOSTS)).split()
-
-
-@pytest.fixture(scope="session", params=versions())
+@pytest.fixture(scope="session", params=hosts.versions())
 def host_env(request) -> setup_host.HostEnv:
-    """The checkout and its Python. Only scripts/test.py may switch these tests off, after it has said so."""
-    if os.environ.get("WAN_CORE_NO_HOST") == "1":
-        pytest.skip("no ComfyUI host could be obtained (WAN_CORE_NO_HOST=1)")
-    try:
-        return setup_host.find_host(request.param)
-    except setup_host.SetupError as reason:
-        pytest.fail(str(reason), pytrace=False)
+    """The checkout and its Python."""
+    return hosts.find(request.param)
 
 
 @pytest.fixture(scope="session")

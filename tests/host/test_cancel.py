@@ -63,7 +63,10 @@ def test_free_takes_our_models_off_the_hosts_list_and_the_next_run_is_the_same(c
     ("change", "words"),
     [
         ({"WanCoreEmptyLatent": {"width": 72}}, ["width", "72", "64 or 80"]),
-        ({"WanCoreLoadVAE": {"vae_name": "wan_core_tiny_vae_2.2.safetensors"}}, ["16", "wan_core_tiny_vae_2.2", "48", "Wan 2.1 VAE"]),
+        (
+            {"WanCoreLoadVAE": {"vae_name": "wan_core_tiny_vae_2.2.safetensors"}},
+            ["16", "wan_core_tiny_vae_2.2", "48", "Wan 2.1 VAE"],
+        ),
         ({"WanCoreSampler": {"start_step": 9}}, ["start_step 9", "4"]),
     ],
 )

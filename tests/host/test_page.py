@@ -10,15 +10,14 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from itertools import combinations
-from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
 from scripts.host import PACK_NAME
+from tests.host.workflow_files import ROOT, distinct, examples
 
-ROOT = Path(__file__).resolve().parents[2]
-WORKFLOWS = ("wan2.1_t2v", "wan2.1_i2v", "wan2.2_t2v_a14b", "wan2.2_i2v_a14b")
+WORKFLOWS = {workflow.name: workflow for workflow in distinct()}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
     "--no-sandbox",
@@ -75,14 +74,6 @@ TEXTS = """(type) => app.graph._nodes.find((node) => node.type === type).widgets
 VIDEO = """() => [...document.querySelectorAll("video")].find((video) => video.videoWidth > 0)"""
 
 
-def workflow(name: str) -> dict:
-    return json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def api_form(name: str) -> dict:
-    return json.loads((ROOT / "example_workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-
-
 class Page:
     """A browser page with ComfyUI open, and what went wrong on it."""
 
@@ -101,8 +92,8 @@ class Page:
 
     def drop(self, name: str) -> None:
         """Drops a shipped workflow on the canvas, under an id of its own to know it by."""
-        graph = workflow(name) | {"id": str(uuid.uuid4())}
-        self.page.evaluate(DROP, [json.dumps(graph), f"{name}.json"])
+        graph = WORKFLOWS[name].page | {"id": str(uuid.uuid4())}
+        self.page.evaluate(DROP, [json.dumps(graph), "dropped.json"])
         self.page.wait_for_function("(id) => app.graph.id === id", arg=graph["id"])
         self.page.wait_for_timeout(1000)  # widgets that bring others are laid out after the graph is there
 
@@ -147,7 +138,7 @@ def page(host) -> Iterator[Page]:
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_opens_as_the_same_graph_that_its_api_form_posts(page, name):
     page.drop(name)
-    assert page.prompt() == {node_id: plain(node) for node_id, node in api_form(name).items()}
+    assert page.prompt() == {node_id: plain(node) for node_id, node in WORKFLOWS[name].api.items()}
     nodes = page.page.evaluate(NODES)
     assert [node["type"] for node in nodes if not node["known"]] == []
     assert overlaps(nodes) == []
@@ -176,7 +167,9 @@ def test_the_model_wire_has_its_colour(page):
 def test_missing_model_files_are_offered_for_download(page):
     page.drop("wan2.2_t2v_a14b")
     page.page.get_by_text("View details").click()
-    wanted = [file for node in workflow("wan2.2_t2v_a14b")["nodes"] for file in node["properties"].get("models", [])]
+    wanted = [
+        file for node in WORKFLOWS["wan2.2_t2v_a14b"].page["nodes"] for file in node["properties"].get("models", [])
+    ]
     assert len(wanted) == 4
     for file in wanted:
         page.page.get_by_text(file["name"], exact=True).first.wait_for()
@@ -228,7 +221,7 @@ def test_every_node_has_a_help_page_under_its_own_title(client):
     }
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
+@pytest.mark.parametrize("name", [workflow.name for workflow in examples()])
 def test_a_template_has_a_thumbnail_of_a_modest_size(host, name):
     with urlopen(f"{host.url}/api/workflow_templates/{PACK_NAME}/{name}.jpg") as answer:
         picture = answer.read()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import setup_host
-from scripts.setup_host import SetupError
+from scripts import companions, setup_host, setup_steps
+from scripts.setup_steps import SetupError
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ def test_installing_the_requirements_changes_no_package_that_is_there(tmp_path):
 
 
 def test_a_failing_command_gives_a_sentence_and_its_last_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(setup_host, "CACHE", tmp_path)
-    monkeypatch.setattr(setup_host, "SETUP_LOG", tmp_path / "setup.log")
+    monkeypatch.setattr(setup_steps, "CACHE", tmp_path)
+    monkeypatch.setattr(setup_steps, "SETUP_LOG", tmp_path / "setup.log")
     code = "import sys; print('first'); [print('line', i) for i in range(30)]; sys.exit('no space')"
     with pytest.raises(SetupError) as caught:
-        setup_host.run([sys.executable, "-c", code], "Installing a thing")
+        setup_steps.run([sys.executable, "-c", code], "Installing a thing")
     message = str(caught.value)
     assert message.startswith("Installing a thing failed (exit code 1)")
     assert "no space" in message
@@ -80,9 +80,9 @@ def test_a_failing_command_gives_a_sentence_and_its_last_lines(tmp_path, monkeyp
 def test_torchvision_is_repaired_once(tmp_path):
     extension = tmp_path / "extension.py"
     extension.write_text("import torch\n\ndef _has_ops():\n    return False\n")
-    setup_host.repair_torchvision(tmp_path)
+    companions.repair_torchvision(tmp_path)
     once = extension.read_text()
-    setup_host.repair_torchvision(tmp_path)
+    companions.repair_torchvision(tmp_path)
     assert once.count("nms") == 2
     assert extension.read_text() == once
     compile(once, "extension.py", "exec")

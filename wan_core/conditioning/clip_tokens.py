@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ..configs import DitConfig
 from ..errors import MismatchError
+from .checks import check_tensor
 from .text import spread
 
 
@@ -14,6 +15,7 @@ def clip_context(tokens_BSD: Tensor, cfg: DitConfig, batch: int) -> Tensor:
         tokens_BSD: penultimate CLIP tokens ``[1 or batch, S, img_dim]``. A model with learned image positions takes
             those of a start and an end image in one sequence, and also those of one image, as native ComfyUI does.
     """
+    check_tensor(tokens_BSD, "The CLIP vision output", "batch, tokens, width")
     _, count, width = tokens_BSD.shape
     if width != cfg.img_dim:
         raise MismatchError(

@@ -13,7 +13,10 @@ from torch import Tensor
 from ..errors import MismatchError
 from ..grid import Grid
 from ..variants import LatentSpec
+from .checks import check_tensor
+from .text import spread
 
+LATENT_LAYOUT = "batch, channels, frames, height, width"
 MASK_CHANNELS = 4
 """One for each of the pixel frames behind a latent frame."""
 
@@ -76,12 +79,19 @@ def concat_channels(known_latent: Tensor | None, mask: Tensor | None, spec: Late
     batch, channels, *size = like.shape
     if known_latent is None:
         return like.new_zeros(batch, MASK_CHANNELS + channels, *size)
+    check_tensor(known_latent, "The image conditioning", LATENT_LAYOUT)
     if list(known_latent.shape[1:]) != [channels, *size]:
         raise MismatchError(
             f"The image conditioning was made for a latent of {list(known_latent.shape[1:])} (channels, frames, "
             f"height, width), the latent to sample is {[channels, *size]}. Give both nodes the same width, height, "
             "frames and VAE."
         )
-    latent = spec.normalise(known_latent.to(like)).expand(batch, -1, -1, -1, -1)
-    mask = like.new_zeros(batch, MASK_CHANNELS, *size) if mask is None else mask.to(like)
-    return torch.cat((mask.expand(batch, -1, -1, -1, -1), latent), dim=1)
+    mask = like.new_zeros(1, MASK_CHANNELS, *size) if mask is None else mask
+    check_tensor(mask, "The mask of the image conditioning", LATENT_LAYOUT)
+    if list(mask.shape[1:]) != [MASK_CHANNELS, *size]:
+        raise MismatchError(
+            f"The mask of the image conditioning is {list(mask.shape[1:])} (channels, frames, height, width), the "
+            f"latent to sample needs {[MASK_CHANNELS, *size]}. Give both nodes the same width, height and frames."
+        )
+    sides = mask.to(like), spec.normalise(known_latent.to(like))
+    return torch.cat([spread(side, batch, "image conditioning") for side in sides], dim=1)

@@ -4,12 +4,14 @@ from torch import Tensor
 
 from ..configs import DitConfig
 from ..errors import MismatchError
+from .checks import check_tensor
 
 
 def text_context(text_BSD: Tensor, cfg: DitConfig, batch: int) -> Tensor:
     """Check the encoder's width and spread one prompt over the batch: ``[batch, S, text_dim]``."""
+    check_tensor(text_BSD, "The text conditioning", "batch, tokens, width")
     width = text_BSD.shape[-1]
-    if text_BSD.ndim != 3 or width != cfg.text_dim:
+    if width != cfg.text_dim:
         raise MismatchError(
             f"The text conditioning is {width} wide, the model takes {cfg.text_dim}: it comes from another text "
             "encoder. Use a umT5-XXL encoder (umt5_xxl_fp8_e4m3fn_scaled.safetensors or umt5_xxl_fp16.safetensors)."

@@ -73,17 +73,21 @@ class Block(nn.Module):
     def forward(
         self,
         x_BLd: Tensor,
-        time_BL6d: Tensor,
+        time_U6d: Tensor,
+        which_BL: Tensor,
         rope: Rope,
         text_BSd: Tensor,
         image_BSd: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         x = x_BLd
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time_BL6d).unbind(2)
-        x = x + gate1 * self.self_attn.to_self(modulate(layer_norm(x, self.eps), shift1, scale1), rope, mask)
+        # A row per distinct timestep, spread over the tokens only where it is used: clips with clean frames have two.
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time_U6d).unbind(1)
+        h = modulate(layer_norm(x, self.eps), shift1[which_BL], scale1[which_BL])
+        x = x + gate1[which_BL] * self.self_attn.to_self(h, rope, mask)
         x = x + self.cross_attn.to_context(self.norm3(x.to(self.norm3.weight.dtype)), text_BSd, image_BSd)
-        return x + gate2 * self.ffn(modulate(layer_norm(x, self.eps), shift2, scale2))
+        h = modulate(layer_norm(x, self.eps), shift2[which_BL], scale2[which_BL])
+        return x + gate2[which_BL] * self.ffn(h)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -101,9 +105,9 @@ class Head(nn.Module):
         pt, ph, pw = cfg.patch
         self.head = nn.Linear(cfg.dim, cfg.out_dim * pt * ph * pw)
 
-    def forward(self, x_BLd: Tensor, time_BLd: Tensor) -> Tensor:
-        shift, scale = (self.modulation + time_BLd.unsqueeze(2)).unbind(2)
-        return self.head(modulate(layer_norm(x_BLd, self.eps), shift, scale))
+    def forward(self, x_BLd: Tensor, time_Ud: Tensor, which_BL: Tensor) -> Tensor:
+        shift, scale = (self.modulation + time_Ud.unsqueeze(1)).unbind(1)
+        return self.head(modulate(layer_norm(x_BLd, self.eps), shift[which_BL], scale[which_BL]))
 
 
 class ImageEmbedding(nn.Module):
@@ -178,14 +182,14 @@ class WanDiT(nn.Module):
         samples = list(x) if isinstance(x, list) else None
         tokens_BLd, grids, sizes = self._embed(samples if samples is not None else x)
         rope, mask = self._positions(grids, tokens_BLd)
-        e_BLd, e0_BL6d = self._time(t, tokens_BLd.shape[1])
+        e_Ud, e0_U6d, which_BL = self._time(t, tokens_BLd.shape[1])
         text_BSd = self.text_embedding(F.pad(text, (0, 0, 0, max(0, self.config.text_len - text.shape[1]))))
         image_BSd = self.img_emb(clip) if clip is not None else None
 
         for block in walk(self.blocks):
-            tokens_BLd = block(tokens_BLd, e0_BL6d, rope, text_BSd, image_BSd, mask)
+            tokens_BLd = block(tokens_BLd, e0_U6d, which_BL, rope, text_BSd, image_BSd, mask)
 
-        patches_BLp = self.head(tokens_BLd, e_BLd).float()
+        patches_BLp = self.head(tokens_BLd, e_Ud, which_BL).float()
         if samples is None:
             return self._unpatch(patches_BLp, grids[0], sizes[0])
         return [self._unpatch(p[None], g, s)[0] for p, g, s in zip(patches_BLp, grids, sizes)]
@@ -216,11 +220,12 @@ class WanDiT(nn.Module):
         mask = torch.arange(length) < lengths[:, None]
         return rope, mask[:, None, None].to(tokens.device)
 
-    def _time(self, t: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Timesteps -> embedding ``[B, 1 or L, dim]`` and modulation ``[B, 1 or L, 6, dim]``."""
-        t = t[:, None] if t.ndim == 1 else t[:, :length]
-        e = self.time_embedding(sinusoid(t, self.config.freq_dim))
-        return e, self.time_projection(e).unflatten(-1, (6, -1))
+    def _time(self, t: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Distinct timesteps -> embedding ``[U, dim]``, modulation ``[U, 6, dim]``, and which of them each token has,
+        ``[B, 1 or L]``."""
+        distinct_U, which = torch.unique(t[:, None] if t.ndim == 1 else t[:, :length], return_inverse=True)
+        e = self.time_embedding(sinusoid(distinct_U, self.config.freq_dim))
+        return e, self.time_projection(e).unflatten(-1, (6, -1)), which
 
     def _unpatch(self, patches: Tensor, grid: tuple[int, int, int], size: torch.Size) -> Tensor:
         """``[B, L, patch values]`` (channel fastest) -> ``[B, out_dim, T, h, w]``."""

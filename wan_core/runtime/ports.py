@@ -29,15 +29,18 @@ runtime checks for cancel (and can bring weights) between two of them."""
 class Memory(Protocol):
     """Decides where weights are."""
 
-    def place(self, weights: Resident, activation_bytes: int) -> nn.Module:
-        """Bring ``weights`` to their device, leaving room for ``activation_bytes``; returns the module, ready."""
+    def place(self, weights: Resident, activation_bytes: int, certain: bool = True) -> nn.Module:
+        """Bring ``weights`` to their device, leaving room for ``activation_bytes``; returns the module, ready.
+
+        ``certain``: the estimate is good enough to refuse the work by it.
+        """
         ...
 
 
 class PlainMemory:
     """Puts weights on their device and leaves them there: the default without a host, and in tests."""
 
-    def place(self, weights: Resident, activation_bytes: int) -> nn.Module:
+    def place(self, weights: Resident, activation_bytes: int, certain: bool = True) -> nn.Module:
         weights.move_to(weights.device)
         return weights.module
 

@@ -4,13 +4,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..conditioning.checks import check_tensor
 from ..conditioning.known_frames import known_video
 from ..errors import InputError
 from ..grid import Grid
 from ..models.clip_vision import preprocess, preprocess_native
+from ..runtime.finite import check_finite
 from ..runtime.ports import Notify, Ports
 from .load import ClipVisionHandle, VaeHandle
 from .vae import encode_stream
+
+MAX_COVER = 16
+"""How many times the clip's area a picture scaled to cover it may have."""
+MAX_VALUE = 16.0
+"""Beyond 1 is light (HDR pictures); beyond this is another scale."""
 
 
 @torch.no_grad()
@@ -31,7 +38,9 @@ def encode_image(clip: ClipVisionHandle, images_BHWC: Tensor, ports: Ports, nati
         pixels = preprocess(images.movedim(-1, 1) * 2 - 1, cfg.image_size)
     else:
         pixels = preprocess_native(images, cfg.image_size, native_crop)
-    return module(pixels, walk=ports.walk).float().cpu()
+    tokens = module(pixels, walk=ports.walk)
+    check_finite(tokens, "the CLIP vision encoding", clip.weights.name, "Load it with precision fp32.")
+    return tokens.float().cpu()
 
 
 def known_latent(vae: VaeHandle, grid: Grid, first: Tensor | None, last: Tensor | None, ports: Ports) -> Tensor:
@@ -62,6 +71,11 @@ def fit(images_BHWC: Tensor, grid: Grid, what: str, notify: Notify) -> Tensor:
         return images_BHWC[..., :3]
     scale = max(grid.height / height, grid.width / width)
     size = (max(grid.height, round(height * scale)), max(grid.width, round(width * scale)))
+    if size[0] * size[1] > MAX_COVER * grid.height * grid.width:
+        raise InputError(
+            f"{what} of {width}x{height} is shaped too unlike {grid.width}x{grid.height}: to cover it, it would be "
+            f"{size[1]}x{size[0]} large and nearly all of it cut off. Crop the picture first."
+        )
     images = images_BHWC[..., :3].movedim(-1, 1).float()
     images = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=scale < 1).clamp(0, 1)
     top, left = (size[0] - grid.height) // 2, (size[1] - grid.width) // 2
@@ -74,8 +88,12 @@ def fit(images_BHWC: Tensor, grid: Grid, what: str, notify: Notify) -> Tensor:
 
 
 def check_pictures(images_BHWC: Tensor, what: str) -> None:
-    """Refuse pictures that cannot be encoded."""
-    if images_BHWC.ndim != 4 or images_BHWC.shape[-1] < 3 or 0 in images_BHWC.shape:
-        raise InputError(f"{what} must be pictures [count, height, width, 3]; got {list(images_BHWC.shape)}.")
-    if not images_BHWC.sum().isfinite():
-        raise InputError(f"{what} holds NaN or infinity; the picture before it in the graph is broken.")
+    """Refuse pictures that cannot be encoded. A fourth channel (alpha) is allowed, and not looked at."""
+    check_tensor(images_BHWC, what, "count, height, width, channels")
+    if images_BHWC.shape[-1] < 3:
+        raise InputError(f"{what} has {images_BHWC.shape[-1]} channels; pictures have 3 (RGB). Convert it to RGB.")
+    low, high = (value.item() for value in images_BHWC[..., :3].aminmax())
+    if max(-low, high) > MAX_VALUE:
+        raise InputError(
+            f"{what} has values from {low:g} to {high:g}; pictures are 0 to 1. Divide by 255 what counts to 255."
+        )

@@ -1,10 +1,14 @@
 """Model files -> handles. Only headers are read here; weights follow when a stage first needs them."""
 
-from collections.abc import Callable
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ..configs import ClipVisionConfig, Umt5Config, VaeConfig
 from ..errors import MismatchError, ModelFileError
@@ -17,9 +21,11 @@ from ..runtime.residency import Resident
 from ..text.tokenizer import Tokenizer, load_tokenizer
 from ..variants import LATENTS, LatentSpec, WanVariant
 from ..weights import precision
-from ..weights.checkpoint import Checkpoint, open_checkpoint
+from ..weights.checkpoint import PICKLE_SUFFIXES, Checkpoint, open_checkpoint
 from ..weights.detect import Detected, detect, storage
-from ..weights.load import load_module, read_raw
+from ..weights.load import LoadReport, check_load, load_module, read_raw
+
+log = logging.getLogger(__name__)
 
 CLASSES = {"dit": WanDiT, "umt5": Umt5Encoder, "clip_vision": ClipVision, "vae": WanVAE}
 SLOTS = {"dit": "diffusion model", "umt5": "text encoder", "clip_vision": "CLIP vision", "vae": "VAE"}
@@ -91,6 +97,8 @@ def load_model(
     """
     high_file, high = _identify(path, "dit")
     rows = [row for row in high.variants if (row.experts == 2) == (low_noise_path is not None)]
+    if low_noise_path is None and _is_lone_expert(path, high.variants, variant):
+        rows = []
     low_weights = None
     if low_noise_path is not None:
         low_file, low = _identify(low_noise_path, "dit")
@@ -104,14 +112,14 @@ def load_model(
                 f"{path.name} is {_titles(high.variants)}, which has a single model; leave the low-noise file at "
                 "'none'."
             )
-        _warn_if_swapped(path, low_noise_path, notify)
+        _check_names(path, low_noise_path, notify)
         low_weights = _resident(low_file, low, compute, dtype)
     elif not rows:
         # One expert of a pair by itself: usable in a graph that switches by hand, so allowed and said.
-        rows = [replace(row, boundary=None) for row in high.variants]
+        rows = [replace(row, boundary=None) for row in high.variants if row.experts == 2]
         notify(
-            f"{path.name} is one expert of a pair ({_titles(high.variants)}). Choose the other file as "
-            "low_noise_model, or one expert does all steps."
+            f"{path.name} is one expert of a pair ({_titles(rows)}). Choose the other file as low_noise_model, or one "
+            "expert does all steps."
         )
     row = _choose(rows, variant, path)
     notify(row.title)
@@ -121,11 +129,19 @@ def load_model(
 def load_text_encoder(path: Path, *, compute: Compute, dtype: str = "auto") -> TextEncoderHandle:
     """A umT5 encoder. Its tokenizer comes from the file, or from ``spiece.model`` / ``tokenizer.json`` beside it."""
     checkpoint, found = _identify(path, "umt5")
-    return TextEncoderHandle(
-        config=found.config,
-        weights=_resident(checkpoint, found, compute, dtype),
-        tokenizer=_once(lambda: load_tokenizer(_tokenizer_source(checkpoint, found))),
-    )
+    source = _tokenizer_source(checkpoint, found)
+
+    def tokenizer() -> Tokenizer:
+        made = load_tokenizer(read_raw(checkpoint, source) if isinstance(source, str) else source)
+        if made.vocab > found.config.vocab:
+            raise MismatchError(
+                f"The tokenizer has {made.vocab} pieces, the encoder {path.name} knows {found.config.vocab}: they do "
+                "not belong together. Use the tokenizer of google/umt5-xxl."
+            )
+        return made
+
+    weights = _resident(checkpoint, found, compute, dtype)
+    return TextEncoderHandle(config=found.config, weights=weights, tokenizer=_once(tokenizer))
 
 
 def load_vae(path: Path, *, compute: Compute, dtype: str = "auto") -> VaeHandle:
@@ -138,6 +154,15 @@ def load_vae(path: Path, *, compute: Compute, dtype: str = "auto") -> VaeHandle:
             f"{' and '.join(str(n) for n in LATENTS)}."
         )
     return VaeHandle(config=found.config, spec=spec, weights=_resident(checkpoint, found, compute, dtype))
+
+
+def vae_channels(path: Path) -> int | None:
+    """Latent channels of a VAE file, from its header alone; None for a pickle, which has no header to read."""
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        return None
+    with open_checkpoint(path) as checkpoint:
+        found = detect(checkpoint.header, checkpoint.metadata, name=path.name, kind="vae")
+    return found.config.z_dim if found.kind == "vae" else None
 
 
 def load_clip_vision(path: Path, *, compute: Compute, dtype: str = "auto") -> ClipVisionHandle:
@@ -160,16 +185,44 @@ def _identify(path: Path, slot: str) -> tuple[Checkpoint, Detected]:
 def _resident(checkpoint: Checkpoint, found: Detected, compute: Compute, dtype: str) -> Resident:
     file_dtype = storage(checkpoint.header, checkpoint.metadata).dtype
     policy = precision.policy(found.kind, file_dtype, compute.device.type, compute.bf16, dtype)
+    check_load(_blank(found), checkpoint, found)  # an incomplete file is refused now, not when it is first used
 
     def build() -> torch.nn.Module:
-        with torch.device("meta"):
-            module = CLASSES[found.kind](found.config)
-        load_module(module, checkpoint, found, policy)
+        module = _blank(found)
+        _log_unused(checkpoint.path.name, load_module(module, checkpoint, found, policy))
         checkpoint.close()  # what the module holds stays mapped; what it does not need goes
         return module
 
-    size = sum(info.nbytes for info in checkpoint.header.values())
-    return Resident(checkpoint.path.name, size, compute.device, build)
+    size = sum(info.nbytes for name, info in checkpoint.header.items() if name.startswith(found.prefix))
+    return Resident(checkpoint.path.name, size, compute.device, build, policy.compute)
+
+
+def _log_unused(name: str, report: LoadReport) -> None:
+    """Every tensor that was not needed, by reason."""
+    for reason, count in Counter(reason for _, reason in report.ignored).items():
+        log.info("%s: %d tensors not needed: %s", name, count, reason)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Modules are built without drawing initial values: on the meta device that would import half a compiler."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _blank(found: Detected) -> torch.nn.Module:
+    """The network of a file, with shapes and no data."""
+    with torch.device("meta"), _WithoutValues():
+        return CLASSES[found.kind](found.config)
+
+
+def _is_lone_expert(path: Path, rows: tuple[WanVariant, ...], variant: str) -> bool:
+    """Whether a file that could also be a single model is meant as one expert of a pair: by its name, or as asked."""
+    pairs = [row.name for row in rows if row.experts == 2]
+    named = any(name.search(path.name.lower()) for name in _EXPERT.values())
+    return bool(pairs) and (variant in pairs or (variant == "auto" and named))
 
 
 def _choose(rows: list[WanVariant], variant: str, path: Path) -> WanVariant:
@@ -183,7 +236,7 @@ def _choose(rows: list[WanVariant], variant: str, path: Path) -> WanVariant:
     return (named or rows)[0]
 
 
-def _titles(rows: tuple[WanVariant, ...]) -> str:
+def _titles(rows: Sequence[WanVariant]) -> str:
     return " or ".join(row.title for row in rows)
 
 
@@ -192,15 +245,30 @@ def _differences(a, b) -> str:
     return ", ".join(f"{name} {x} and {y}" for name, x, y in pairs if x != y)
 
 
-def _warn_if_swapped(high: Path, low: Path, notify: Notify) -> None:
-    if "low" in high.name.lower() and "high" in low.name.lower():
+_EXPERT = {
+    "high": re.compile(r"(?<![a-z])high(?![a-z])|high.?noise"),
+    "low": re.compile(r"(?<![a-z])low(?![a-z])|low.?noise"),
+}
+
+
+def _check_names(high: Path, low: Path, notify: Notify) -> None:
+    """Experts have the same shapes, so only the names can tell a mistake; a name can be wrong, so it is only said."""
+    if high == low:
+        raise MismatchError(
+            f"{high.name} is chosen as the high-noise and as the low-noise file. Choose the other expert, or 'none'."
+        )
+    says_high, says_low = ({side for side, name in _EXPERT.items() if name.search(p.name.lower())} for p in (high, low))
+    if says_high == {"low"} and says_low == {"high"}:
         notify(f"The names say that the experts are swapped: high-noise is {high.name}, low-noise is {low.name}.")
+    elif len(says_high) == 1 and says_high == says_low:
+        notify(f"The names say that both are the {says_high.pop()}-noise expert: {high.name} and {low.name}.")
 
 
-def _tokenizer_source(checkpoint: Checkpoint, found: Detected) -> bytes | Path:
+def _tokenizer_source(checkpoint: Checkpoint, found: Detected) -> str | Path:
+    """The tensor of the file that holds the tokenizer, or the file beside it; neither is read yet."""
     name = f"{found.prefix}spiece_model" if f"{found.prefix}spiece_model" in checkpoint.header else "spiece_model"
     if name in checkpoint.header:
-        return read_raw(checkpoint, name)
+        return name
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     places = [folder, folder / "google" / "umt5-xxl", folder.parent / "tokenizer", folder / "tokenizer"]
     for place in places:

@@ -5,25 +5,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..conditioning.checks import check_tensor
 from ..conditioning.clip_tokens import clip_context
 from ..conditioning.first_frame import CleanFrames
-from ..conditioning.known_frames import concat_channels
+from ..conditioning.known_frames import LATENT_LAYOUT, concat_channels
 from ..conditioning.text import text_context
 from ..configs import DitConfig
-from ..errors import InputError, MismatchError
-from ..grid import PATCH_HW
+from ..errors import InputError, MismatchError, first_few
+from ..grid import PATCH_HW, check_amount
 from ..runtime.finite import check_finite
 from ..runtime.ports import Ports
 from ..runtime.residency import Resident
 from ..sampling.experts import by_boundary, by_step, expert_names
 from ..sampling.guidance import guided
-from ..sampling.noise import initial_noise, leave_off, noisy_start, step_noise, take_up
+from ..sampling.noise import SEEDS, initial_noise, leave_off, noisy_start, step_noise, take_up
 from ..sampling.sigmas import Schedule, Step, from_sigmas, make_schedule
 from ..sampling.solvers import DEFAULT_SCHEDULE, SOLVERS, StepResult
 from ..variants import Feature, WanVariant
 from .load import ModelHandle
 
 AUTO = "auto"
+MAX_BATCH_INDEX = 1023
+"""Noises are drawn one after another up to the highest that is asked for."""
+ALMOST_ALL_NOISE = 0.95
+"""Schedules of a whole run begin at 0.97 and above, whatever their shift."""
 NOT_FINITE = (
     "Load the model with precision bf16 or fp32 and try again; if it stays, the file may be damaged: download it again."
 )
@@ -69,6 +74,8 @@ class Settings:
     denoise: float = 1.0
     start_step: int = 0
     end_step: int = 10000
+    add_noise: bool = True
+    """False: the latent that comes in already holds the noise of the first step. Never added when start_step > 0."""
     sigmas: Tensor | None = None
 
 
@@ -79,7 +86,8 @@ class Plan:
     schedule: Schedule
     whole: Schedule
     solver: str
-    shift: float
+    shift: float | None
+    """None: the noise levels came off the SIGMAS wire."""
     guidance_high: float
     guidance_low: float
     boundary: float | None
@@ -91,6 +99,7 @@ class Plan:
 
 def resolve(settings: Settings, variant: WanVariant) -> Plan:
     """Fill in the variant's own numbers and lay out the steps; errors name the value."""
+    _check_settings(settings)
     own = variant.defaults
     shift = settings.shift or own.shift
     guidance_high = settings.guidance_high or own.guidance_high
@@ -115,22 +124,38 @@ def resolve(settings: Settings, variant: WanVariant) -> Plan:
         schedule=schedule,
         whole=whole,
         solver=settings.solver,
-        shift=shift,
+        shift=None if settings.sigmas is not None else shift,
         guidance_high=guidance_high,
         guidance_low=guidance_low,
         boundary=boundary,
         switch_step=switch_step,
         experts=expert_names(schedule, boundary=boundary, switch_step=switch_step),
-        add_noise=settings.start_step == 0,
+        add_noise=settings.add_noise and settings.start_step == 0,
         seed=settings.seed,
     )
+
+
+def _check_settings(settings: Settings) -> None:
+    """What no later stage looks at; steps, shift, denoise, guidance and sigmas are judged where they are used."""
+    if settings.solver not in SOLVERS:
+        raise InputError(f"unknown solver {settings.solver!r}. Use one of {', '.join(SOLVERS)}.")
+    if not 0 <= settings.boundary <= 1:  # true for NaN too
+        raise InputError(f"boundary must be from 0 (the model's own) to 1; got {settings.boundary}. Wan uses 0.9.")
+    if settings.switch_step < 0 or settings.start_step < 0 or settings.end_step < 1:
+        raise InputError(
+            f"switch_step and start_step are 0 or more, end_step 1 or more; got {settings.switch_step}, "
+            f"{settings.start_step} and {settings.end_step}. Use 0, 0 and 10000 for a whole run."
+        )
+    if not 0 <= settings.seed < SEEDS:
+        raise InputError(f"seed must be from 0 to 2^64 - 1; got {settings.seed}.")
 
 
 def describe(plan: Plan, variant: WanVariant) -> str:
     """The plan as one sentence for the node."""
     first = plan.schedule.steps[0].index
     text = f"{len(plan.schedule)} of {len(plan.whole)} steps" if len(plan.schedule) < len(plan.whole) else ""
-    text = (text or f"{len(plan.whole)} steps") + f", {plan.solver}, shift {plan.shift:g}"
+    levels = "noise levels from the wire" if plan.shift is None else f"shift {plan.shift:g}"
+    text = (text or f"{len(plan.whole)} steps") + f", {plan.solver}, {levels}"
     if variant.experts == 1:
         return f"{text}, guidance {plan.guidance_high:g}."
     high = plan.experts.count("high")
@@ -158,12 +183,18 @@ def sample(
     variant = model.variant
     check_latent(variant, start)
     plan = resolve(settings, variant)
-    ports.notify(describe(plan, variant))
-    noise = initial_noise(tuple(start.samples.shape), plan.seed, start.batch_index)
-    x, clean = _start(start, noise, plan, variant)
+    given = _given(start, plan, variant, ports)
+    clean = _clean_frames(start, given, variant)
     device = model.high.device
-    conditions = [_condition(side, variant, x.to(device), ports) for side in (positive, negative) if side is not None]
+    like = given.to(device)
+    conditions = [_condition(side, variant, like, ports) for side in (positive, negative) if side is not None]
     denoise = _denoiser(model, conditions, plan, clean, ports)
+    ports.notify(describe(plan, variant))
+    # All inputs are good. What a host cannot hold it refuses here, before noise of the same size is drawn.
+    first = model.low if model.low is not None and plan.experts[0] == "low" else model.high
+    ports.memory.place(first, activation_bytes(variant.dit, like))
+    x = _noised(given, initial_noise(tuple(given.shape), plan.seed, start.batch_index), plan)
+    x = clean.impose(x) if clean is not None else x
 
     def on_step(result: StepResult) -> None:
         where = f"step {result.index + 1} of {len(plan.whole)} at sigma {result.step.sigma:.3f}"
@@ -181,35 +212,59 @@ def sample(
         noise=step_noise(plan.seed, device),
     )
     x = leave_off(x.cpu(), plan.schedule.sigmas[-1].item())
+    if clean is not None:
+        x = clean.impose(x)  # given frames carry no noise that could be left over
     return variant.latent.denormalise(x)
 
 
 def check_latent(variant: WanVariant, start: StartLatent) -> None:
-    """The latent must be one of this model's space."""
+    """The latent must be one of this model's space, and its noises few enough to be drawn."""
     shape, spec = list(start.samples.shape), variant.latent
     if start.samples.ndim != 5 or shape[1] != spec.channels:
         raise MismatchError(
             f"The latent is {shape} (batch, channels, frames, height, width); {variant.title} takes {spec.channels} "
             f"channels. Make it with Wan Core Empty Latent from this model, or encode with the {spec.vae}."
         )
-    if not start.samples.sum().isfinite():
-        raise InputError("The latent to start from holds NaN or infinity; the node before the sampler is broken.")
+    check_tensor(start.samples, "The latent to start from", LATENT_LAYOUT)
+    check_amount(spec, *shape[2:])
+    noises = [0] * shape[0] if start.batch_index is None else list(start.batch_index)
+    if len(noises) != shape[0] or not all(0 <= number <= MAX_BATCH_INDEX for number in noises):
+        raise InputError(
+            f"batch_index must name one noise, from 0 to {MAX_BATCH_INDEX}, for each of the {shape[0]} latents; got "
+            f"{first_few(map(str, noises))}. Use the latent without the node that picks from a batch."
+        )
 
 
-def _start(start: StartLatent, noise: Tensor, plan: Plan, variant: WanVariant) -> tuple[Tensor, CleanFrames | None]:
+def _given(start: StartLatent, plan: Plan, variant: WanVariant, ports: Ports) -> Tensor:
+    """The latent to start from, normalised; an empty one is said where something should be in it."""
+    samples = start.samples.to("cpu", torch.float32)  # hosts may keep latents on the device; noise is drawn on the CPU
+    if samples.any():
+        return variant.latent.normalise(samples)
+    if not plan.add_noise:
+        raise InputError(
+            f"start_step {plan.schedule.first} goes on with what another sampler left, and the latent is empty. "
+            "Connect that sampler's latent, or set start_step to 0."
+        )
+    if plan.whole.sigmas[0] < ALMOST_ALL_NOISE:
+        ports.notify(
+            "The schedule begins below full noise (denoise below 1, or sigmas of a part): it changes the latent that "
+            "comes in, and that is empty. Connect an encoded clip, or set denoise to 1."
+        )
+    return samples
+
+
+def _noised(given: Tensor, noise: Tensor, plan: Plan) -> Tensor:
     """The first x: noise over the given latent, or a noisy latent taken up where another sampler left off."""
-    empty = not start.samples.any()
-    given = start.samples.float() if empty else variant.latent.normalise(start.samples.float())
     sigma = plan.schedule.sigmas[0].item()
-    x = noisy_start(given, noise, sigma) if plan.add_noise else take_up(given, sigma)
-    clean = _clean_frames(start, given, variant)
-    return (clean.impose(x) if clean is not None else x), clean
+    return noisy_start(given, noise, sigma) if plan.add_noise else take_up(given, sigma)
 
 
 def _clean_frames(start: StartLatent, given: Tensor, variant: WanVariant) -> CleanFrames | None:
     if start.noise_mask is None:
         return None
     mask = start.noise_mask
+    if not isinstance(mask, Tensor) or mask.ndim < 3 or 0 in mask.shape:
+        raise InputError(f"The noise mask must be [frames, height, width]; got {list(getattr(mask, 'shape', []))}.")
     if Feature.FIRST_FRAME not in variant.features:
         raise MismatchError(
             f"The latent carries a noise mask (inpainting), which the sampler does not do with {variant.title} yet. "
@@ -244,10 +299,14 @@ def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) ->
             ports.notify(f"{variant.title} is an image model and has no image: it will make the video from text alone.")
         concat = concat_channels(side.known_latent, side.known_mask, variant.latent, x)
     elif side.known_latent is not None:
+        remedy = "Choose an image-to-video model, or remove the image-to-video node."
+        if Feature.FIRST_FRAME in variant.features:
+            remedy = f"It takes its picture in the latent: give the image-to-video node the {variant.latent.vae}."
         raise MismatchError(
-            f"The conditioning carries an image, but {variant.title} takes none. Choose an image-to-video model, or "
-            "remove the image-to-video node."
+            f"The conditioning carries an image, but {variant.title} takes none beside the text. {remedy}"
         )
+    if side.known_mask is not None and side.known_latent is None:
+        raise MismatchError("The conditioning carries a mask without an image. Remove the node that adds the mask.")
     clip = None
     if Feature.CLIP in variant.features and side.clip is not None:
         clip = clip_context(side.clip.float(), cfg, batch).to(x.device)
@@ -261,9 +320,14 @@ def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) ->
 def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: CleanFrames | None, ports: Ports):
     """The one Denoise of a run: guidance inside each expert, the choice of expert around both."""
 
+    placed: dict[str, Resident] = {}
+
     def one(weights: Resident, guidance: float):
         def predict(x: Tensor, step: Step, inputs: _Inputs) -> Tensor:
-            module = ports.memory.place(weights, activation_bytes(model.variant.dit, x))
+            if placed.get("now") is not weights:  # a host may tidy its memory at each placing, so only at a change
+                ports.memory.place(weights, activation_bytes(model.variant.dit, x))
+                placed["now"] = weights
+            module = weights.module
             t = clean.timesteps(step.timestep, x) if clean is not None else x.new_full((x.shape[0],), step.timestep)
             stacked = x if inputs.concat is None else torch.cat((x, inputs.concat), dim=1)
             return _run(module, stacked, t, inputs, ports)

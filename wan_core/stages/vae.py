@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from ..conditioning.checks import check_tensor
+from ..conditioning.known_frames import LATENT_LAYOUT
 from ..errors import InputError, MismatchError
-from ..grid import latent_frames, pixel_frames
+from ..grid import check_amount, latent_frames, pixel_frames
 from ..runtime.finite import check_finite
 from ..runtime.ports import Ports
 from ..variants import LatentSpec
@@ -28,19 +30,28 @@ def check_channels(spec: LatentSpec, channels: int) -> None:
         )
 
 
+def _clips(vae: VaeHandle, latent: Tensor) -> Tensor:
+    """The latent, checked; one without frames (of a picture) gets one."""
+    latent = latent.unsqueeze(2) if isinstance(latent, Tensor) and latent.ndim == 4 else latent
+    check_tensor(latent, "The latent", LATENT_LAYOUT)
+    check_channels(vae.spec, latent.shape[1])
+    check_amount(vae.spec, *latent.shape[2:])
+    return latent
+
+
 @torch.no_grad()
 def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports) -> Iterator[Tensor]:
     """Latent -> frames, run by run.
 
     Args:
-        latent_BCTHW: ``[B, C, T, h, w]``, not normalised (ComfyUI's LATENT).
+        latent_BCTHW: ``[B, C, T, h, w]``, not normalised (ComfyUI's LATENT); without T it is one frame.
 
     Yields:
         ``[B, n, H, W, 3]`` float32 on the CPU in 0..1; 1 frame, then 4 for each further latent frame.
     """
-    check_channels(vae.spec, latent_BCTHW.shape[1])
+    latent_BCTHW = _clips(vae, latent_BCTHW)
     batch, _, frames, height, width = latent_BCTHW.shape
-    module = ports.memory.place(vae.weights, working_bytes(vae, batch, height, width))
+    module = ports.memory.place(vae.weights, working_bytes(vae, batch, height, width), certain=False)
     device = vae.weights.where
     pieces = (latent_BCTHW[:, :, i : i + 1].to(device) for i in range(frames))
     for index, video in enumerate(module.decode_stream(_checked(pieces, ports))):
@@ -51,6 +62,7 @@ def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports) -> Iterato
 
 def decode(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports) -> Tensor:
     """All frames at once: ``[B, F, H, W, 3]`` in 0..1."""
+    latent_BCTHW = _clips(vae, latent_BCTHW)
     batch, _, frames, height, width = latent_BCTHW.shape
     scale = vae.spec.stride_hw
     out = torch.empty(batch, pixel_frames(frames, vae.spec.stride_t), height * scale, width * scale, 3)
@@ -79,7 +91,9 @@ def encode_stream(vae: VaeHandle, runs_B3FHW: Iterable[Tensor], size: tuple[int,
             f"The VAE takes sides that are multiples of {stride}; got {width}x{height}. Resize or crop to "
             f"{max(stride, width // stride * stride)}x{max(stride, height // stride * stride)}."
         )
-    module = ports.memory.place(vae.weights, working_bytes(vae, batch, height // stride, width // stride))
+    module = ports.memory.place(
+        vae.weights, working_bytes(vae, batch, height // stride, width // stride), certain=False
+    )
     device = vae.weights.where
     total = latent_frames(frames, vae.spec.stride_t)
     pieces = (run.to(device) for run in runs_B3FHW)
@@ -92,6 +106,7 @@ def encode_stream(vae: VaeHandle, runs_B3FHW: Iterable[Tensor], size: tuple[int,
 def encode(vae: VaeHandle, frames_BFHWC: Tensor, ports: Ports) -> Tensor:
     """Pictures ``[B, F, H, W, 3]`` in 0..1 -> latent ``[B, C, T, h, w]``, not normalised. Frames beyond 4n+1 are not
     seen by the VAE."""
+    check_tensor(frames_BFHWC, "The clip to encode", "batch, frames, height, width, channels")
     batch, frames, height, width, channels = frames_BFHWC.shape
     if channels < 3:
         raise InputError(f"The pictures have {channels} channels; the VAE takes 3 (RGB).")
@@ -103,7 +118,8 @@ def encode(vae: VaeHandle, frames_BFHWC: Tensor, ports: Ports) -> Tensor:
 def working_bytes(vae: VaeHandle, batch: int, latent_height: int, latent_width: int) -> int:
     """Estimated activations and caches of one decode."""
     pixels = latent_height * latent_width * (vae.spec.stride_hw // vae.config.patch) ** 2
-    return int(batch * pixels * BYTES_PER_PIXEL * 4 * max(vae.config.dim, vae.config.dec_dim) / 96)
+    width = max(vae.config.dim, vae.config.dec_dim) / 96
+    return int(batch * pixels * width * BYTES_PER_PIXEL * vae.weights.compute_dtype.itemsize)
 
 
 def _checked(pieces: Iterable[Tensor], ports: Ports) -> Iterator[Tensor]:

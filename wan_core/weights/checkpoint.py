@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 INDEX_SUFFIX = ".safetensors.index.json"
-MAX_INDEX_BYTES = 100_000_000
+MAX_INDEX_BYTES = 8_000_000
 MAX_SHARDS = 1000
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\.safetensors")
 _SHARD = re.compile(r".*-(\d{5})-of-(\d{5})\.safetensors")

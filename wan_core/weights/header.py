@@ -17,7 +17,10 @@ import torch
 
 from ..errors import ModelFileError, gigabytes
 
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 8_000_000
+"""Twice what :data:`MAX_TENSORS` with long names take."""
+MAX_JSON_MARKS = 250_000
+"""Of each bracket and of colons: a table of :data:`MAX_TENSORS` has 80,000, and the parser makes an object of each."""
 MAX_TENSORS = 20_000
 MAX_DIMS = 8
 MAX_KEY_CHARS = 512
@@ -147,6 +150,8 @@ def check_key(name: str, file_name: str) -> None:
 
 def parse_json_object(raw: bytes, file_name: str) -> dict[str, Any]:
     """JSON text -> dict; refuses duplicate keys, negative or non-finite numbers, and nesting too deep."""
+    if max(raw.count(mark) for mark in (b"[", b"{", b":")) > MAX_JSON_MARKS:
+        raise ModelFileError(f"{file_name}: its JSON header has more entries than any model's. {DOWNLOAD_AGAIN}")
     try:
         found = json.loads(
             raw.decode("utf-8"), object_pairs_hook=_unique, parse_int=_natural, parse_constant=_no_constant

@@ -92,10 +92,7 @@ def load_module(module: nn.Module, checkpoint: Checkpoint, detected: Detected, p
         ModelFileError: a tensor is missing, unknown, of another shape, or in an unknown format; nothing has been
             read then.
     """
-    try:
-        plan = plan_load(module, checkpoint.header, detected)
-    except ModelFileError as error:
-        raise ModelFileError(f"{checkpoint.path.name}: {error}") from error
+    plan = check_load(module, checkpoint, detected)
     for name, layer in plan.formats.items():
         read_layer_format(name, read_raw(checkpoint, name), checkpoint.header[layer].dtype)
     storage_linears(module, policy.dtype_of)
@@ -112,6 +109,14 @@ def load_module(module: nn.Module, checkpoint: Checkpoint, detected: Detected, p
     report = LoadReport(used=len(checkpoint.header) - len(plan.ignored), ignored=plan.ignored)
     log.info("%s: %d tensors used, %d not needed", checkpoint.path.name, report.used, len(report.ignored))
     return report
+
+
+def check_load(module: nn.Module, checkpoint: Checkpoint, detected: Detected) -> Plan:
+    """:func:`plan_load`, with the file's name in what it refuses."""
+    try:
+        return plan_load(module, checkpoint.header, detected)
+    except ModelFileError as error:
+        raise ModelFileError(f"{checkpoint.path.name}: {error}") from error
 
 
 def read_raw(checkpoint: Checkpoint, name: str) -> bytes:

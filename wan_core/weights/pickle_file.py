@@ -4,22 +4,39 @@ Only ``torch.load(weights_only=True)``, never a second try without it; the archi
 after, because the restricted unpickler still returns tensors that lie about their memory.
 """
 
+import pickletools
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ModelFileError
-from .header import DTYPES, check_key, recognise, regular_file_size
+from .header import DOWNLOAD_AGAIN, DTYPES, check_key, recognise, regular_file_size
 
 MIN_TORCH = (2, 10)
-MAX_PICKLE_BYTES = 100_000_000
+MAX_PICKLE_BYTES = 4_000_000
+MAX_OPCODES = 200_000
+"""A tensor takes about 35."""
+MAX_DIRECTORY_BYTES = 2_000_000
+"""A tensor takes about 100."""
 MAX_TENSORS = 20_000
 MAX_DIMS = 5
 WRAPPERS = ("state_dict", "module")
+ZIP_ERRORS = (zipfile.BadZipFile, struct.error, OSError, ValueError, NotImplementedError, EOFError)
 ALLOWED_DTYPES = frozenset(DTYPES.values())
+# All that the table of contents of a file of weights may name (``torch.save`` of a state dict); dtypes come on top.
+# PyTorch's own list is longer, and some of it takes memory at a word (``bytearray``) or makes tensors that lie.
+ALLOWED_NAMES = frozenset({
+    "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3",
+    "torch._utils _rebuild_parameter", "torch._utils _rebuild_meta_tensor_no_storage",
+    "torch.storage UntypedStorage", "torch.storage TypedStorage", "torch Size", "torch device",
+    *(f"torch {name}Storage" for name in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte",
+                                          "Bool", "ComplexFloat")),
+    *(str(dtype).replace(".", " ") for dtype in (*ALLOWED_DTYPES, torch.complex64)),
+})  # fmt: skip
 CONVERT = "python -m wan_core.weights.convert IN.pth OUT.safetensors"
 
 
@@ -33,6 +50,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     _check_torch(path.name)
     size = regular_file_size(path)
     _check_archive(path, size)
+    _check_contents(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except MemoryError as error:
@@ -70,10 +88,12 @@ def _check_archive(path: Path, size: int) -> None:
             )
         kind = "a safetensors file; give it the ending .safetensors." if head[8:9] == b"{" else recognise(head)
         raise ModelFileError(f"{path.name} is {kind or 'not a PyTorch file (no zip archive). Download it again.'}")
+    if max(_directory_sizes(path, size), default=0) > MAX_DIRECTORY_BYTES:
+        raise ModelFileError(f"{path.name} is damaged: its zip directory is longer than any model's.")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, struct.error, OSError, ValueError, NotImplementedError, EOFError) as error:
+    except ZIP_ERRORS as error:
         raise ModelFileError(f"{path.name} is cut or damaged (its zip directory cannot be read: {error}).") from error
     names = [entry.filename for entry in entries]
     if any(name.endswith("constants.pkl") for name in names):
@@ -83,10 +103,47 @@ def _check_archive(path: Path, size: int) -> None:
         raise ModelFileError(f"{path.name} is compressed ({packed.filename!r}); PyTorch never writes such files.")
     if len(set(names)) != len(names) or sum(entry.file_size for entry in entries) > size:
         raise ModelFileError(f"{path.name} is damaged: its zip directory declares more than the file holds.")
-    if not any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+    contents = [entry.file_size for entry in entries if entry.filename.endswith("data.pkl")]
+    if not contents:
         raise ModelFileError(f"{path.name} is a zip archive without weights (no data.pkl). Unpack it first.")
-    if max(e.file_size for e in entries if e.filename.endswith("data.pkl")) > MAX_PICKLE_BYTES:
-        raise ModelFileError(f"{path.name} is damaged: its table of contents is larger than any model needs.")
+    if len(contents) > 1 or contents[0] > MAX_PICKLE_BYTES:
+        raise ModelFileError(
+            f"{path.name} is damaged: it has several tables of contents, or one larger than any model's."
+        )
+
+
+def _directory_sizes(path: Path, size: int) -> Iterator[int]:
+    """What a zip says of the length of its directory, in both forms of its end record, before the directory is read."""
+    with path.open("rb") as file:
+        file.seek(max(0, size - 2**16 - 200))
+        tail = file.read()
+    for signature, offset, form in ((b"PK\x05\x06", 12, "<L"), (b"PK\x06\x06", 40, "<Q")):
+        at = tail.find(signature)
+        while at >= 0:
+            field = tail[at + offset : at + offset + struct.calcsize(form)]
+            if len(field) == struct.calcsize(form) and (value := struct.unpack(form, field)[0]) != 2**32 - 1:
+                yield value
+            at = tail.find(signature, at + 1)
+
+
+def _check_contents(path: Path) -> None:
+    """Walk the table of contents without running it: only names that plain tensors need, and not without end."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            raw = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
+            if count >= MAX_OPCODES:
+                raise ModelFileError(f"{path.name} is damaged: its table of contents is longer than any model's.")
+            named = argument if opcode.name in ("GLOBAL", "INST") else opcode.name
+            if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4") and named not in ALLOWED_NAMES:
+                raise ModelFileError(
+                    f"{path.name} was refused: it holds more than plain tensors (it names {str(named)[:60]!r}). "
+                    "Download it again from its official page, or use the safetensors file of the model."
+                )
+    except ModelFileError:
+        raise
+    except (*ZIP_ERRORS, RuntimeError, IndexError, KeyError, OverflowError) as error:
+        raise ModelFileError(f"{path.name} is damaged (its table of contents: {error}). {DOWNLOAD_AGAIN}") from error
 
 
 def _checked_tensors(loaded: object, file_name: str, size: int) -> dict[str, Tensor]:

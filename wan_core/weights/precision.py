@@ -99,6 +99,8 @@ def policy(kind: str, file_dtype: torch.dtype, device_type: str, bf16: bool, req
     """
     if request != "auto" and request not in REQUESTS:
         raise InputError(f"the compute type {request!r} is not known. Use auto, {', '.join(REQUESTS)}.")
+    if kind == "umt5" and request == "fp16":
+        raise InputError("umT5 cannot compute in fp16: its values leave the range of fp16. Use auto, bf16 or fp32.")
     compute = REQUESTS[request] if request != "auto" else _look_up(kind, file_dtype, device_type, bf16)
     return Policy(compute=compute, islands=ISLANDS[kind])
 

@@ -37,6 +37,8 @@ FOREIGN: tuple[tuple[str, str, str], ...] = (
     (r"double_blocks\.0\.|double_stream_modulation", "a Flux or Hunyuan Video model", _OTHER),
     (r"joint_blocks\.0\.", "a Stable Diffusion 3 model", _OTHER),
     (r"adaln_single\.|scale_shift_table$", "an LTX or PixArt model", _OTHER),
+    (r"mel_(spec|emb|head)|speech_(emb|head|tok)|hifigan|text_embed\.text_blocks|\.vocoder\.|^vocoder\.",
+     "a text-to-speech or music model", "It loads with the nodes made for it; use a Wan 2.1 or 2.2 model here"),
     (r"transformer_blocks\.0\.", "a model of another family (Qwen Image, CogVideo, Flux ...)", _OTHER),
     (r"wav2vec2\.|feature_extractor\.conv_layers\.", "a wav2vec2 audio encoder", "Audio is not supported yet"),
     (r"SelfAttention\.q\.|\benc\.blk\.", "a T5 text encoder that is not umT5", _TEXT),

@@ -67,6 +67,40 @@ def test_two_halves_with_leftover_noise_make_the_whole():
     torch.testing.assert_close(joined, whole, atol=1e-4, rtol=0)
 
 
+def test_two_halves_keep_a_clean_first_frame():
+    model = tiny.model("ti2v-5b")
+    samples = torch.randn(1, 48, 3, 4, 6)
+    mask = torch.ones(1, 1, 3, 4, 6)
+    mask[:, :, 0] = 0
+    settings = {"seed": 3, "steps": 6, "solver": "euler"}
+    start_latent = StartLatent(samples=samples * (1 - mask), noise_mask=mask)
+    whole = run(model, Settings(**settings), latent=start_latent)
+    half = run(model, Settings(**settings, end_step=3), latent=start_latent)
+    torch.testing.assert_close(half[:, :, 0], samples[:, :, 0], atol=1e-5, rtol=0)
+    second = StartLatent(samples=half, noise_mask=mask)
+    torch.testing.assert_close(run(model, Settings(**settings, start_step=3), latent=second), whole, atol=1e-4, rtol=0)
+
+
+def test_a_split_of_sigmas_joins_when_the_second_half_adds_no_noise():
+    model, sigmas = tiny.model("t2v-1.3b"), torch.tensor([1.0, 0.9, 0.7, 0.4, 0.0])
+    whole = run(model, Settings(seed=3, solver="euler", sigmas=sigmas))
+    half = run(model, Settings(seed=3, solver="euler", sigmas=sigmas[:3]))
+    second = Settings(seed=8, solver="euler", sigmas=sigmas[2:], add_noise=False)
+    torch.testing.assert_close(run(model, second, latent=StartLatent(samples=half)), whole, atol=1e-4, rtol=0)
+
+
+def test_weights_are_placed_once_an_expert_and_not_at_every_step():
+    placed: list[str] = []
+
+    class Memory:
+        def place(self, weights, activation_bytes, certain=True):
+            placed.append(weights.name)
+            return weights.module
+
+    run(tiny.model("t2v-a14b"), Settings(steps=8), Ports(memory=Memory()))
+    assert placed[-1] == "t2v-a14b low" and len(placed) <= 3
+
+
 def test_partial_denoise_starts_from_the_latent_that_comes_in():
     model = tiny.model("t2v-1.3b")
     given = StartLatent(samples=torch.randn(SHAPE))

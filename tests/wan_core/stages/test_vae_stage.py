@@ -62,8 +62,20 @@ def test_sides_off_the_grid_are_refused_with_the_nearest_that_fit():
         vae.encode(tiny.vae(), torch.rand(1, 1, 16, 20, 3), Ports())
 
 
-def test_nan_in_a_decode_is_named_and_no_black_frame_comes_out():
+def test_nan_made_by_a_decode_is_named_and_no_black_frame_comes_out():
+    handle, latent = tiny.vae(), torch.randn(1, 16, 3, 2, 2)
+    next(handle.weights.module.decoder.parameters()).data.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="latent frame 1 of 3"):
+        list(vae.decode_stream(handle, latent, Ports()))
+
+
+def test_nan_in_a_latent_is_refused_before_it_is_decoded():
     latent = torch.randn(1, 16, 3, 2, 2)
     latent[:, :, 1] = float("nan")
-    with pytest.raises(NonFiniteError, match="latent frame 2 of 3"):
-        list(vae.decode_stream(tiny.vae(), latent, Ports()))
+    with pytest.raises(InputError, match="latent holds NaN"):
+        vae.decode(tiny.vae(), latent, Ports(progress=lambda *_: pytest.fail("it was decoded")))
+
+
+def test_a_latent_without_frames_is_one_picture():
+    handle, latent = tiny.vae(), torch.randn(1, 16, 2, 2)
+    assert torch.equal(vae.decode(handle, latent, Ports()), vae.decode(handle, latent.unsqueeze(2), Ports()))

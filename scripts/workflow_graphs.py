@@ -1,0 +1,177 @@
+"""The example workflows: a table of jobs, and the graph of nodes that a job stands for.
+
+A node of a graph: its class, its column and its place in the column, its inputs (``[node, slot]`` is a wire), the files
+that the page offers to download. ``room`` is space at the bottom for what the page adds to a node: notices, a preview,
+text boxes, a player. A graph leaves out the widgets that stay at their defaults.
+"""
+
+from dataclasses import dataclass, field
+
+HUB = "https://huggingface.co"
+COMFY = {"wan2.1": "Wan_2.1_ComfyUI_repackaged", "wan2.2": "Wan_2.2_ComfyUI_Repackaged"}
+LIGHTX2V = f"{HUB}/lightx2v/Wan2.1-Distill-Models/resolve/main"
+TEXT_ENCODER, CLIP_VISION = "umt5_xxl_fp8_e4m3fn_scaled", "clip_vision_h"
+VAE_21, VAE_22 = "wan_2.1_vae", "wan2.2_vae"
+
+FOX = "A red fox runs through fresh snow at sunrise, the camera follows close behind, soft golden light, film grain"
+MOTION = "The picture comes to life with gentle, natural motion while the camera slowly moves closer, soft light"
+BETWEEN = "One smooth, continuous camera move from the first picture to the last, natural motion, soft light"
+PORTRAIT = "A red fox sits in fresh snow at sunrise and looks into the camera, soft golden light, blurred background"
+PAINTED = "The same scene as a moving oil painting, thick visible brush strokes, warm colours"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One workflow. Files are named without ``.safetensors``."""
+
+    model: str
+    low_noise_model: str | None = None
+    folder: str | None = None
+    """Where the model is downloaded from, where that is not ComfyUI's own repository."""
+    vae: str = VAE_21
+    width: int = 832
+    height: int = 480
+    frames: int = 81
+    """1 saves a picture."""
+    given: tuple[str, ...] = ()
+    """``start_image``, ``end_image`` or ``video``; nothing: from text alone."""
+    clip_vision: bool = False
+    prompt: str = FOX
+    sampler: dict = field(default_factory=dict)
+
+
+HIGH_T2V, LOW_T2V = (f"wan2.2_t2v_{side}_noise_14B_fp8_scaled" for side in ("high", "low"))
+HIGH_I2V, LOW_I2V = (f"wan2.2_i2v_{side}_noise_14B_fp8_scaled" for side in ("high", "low"))
+START, BOTH = ("start_image",), ("start_image", "end_image")
+SIZE_5B = {"vae": VAE_22, "width": 1280, "height": 704, "frames": 121}
+FOUR_STEPS = {"steps": 4, "guidance": 1.0, "shift": 5.0, "solver": "euler", "schedule": "distill"}
+
+JOBS: dict[str, Job] = {
+    "wan2.1_t2v": Job(model="wan2.1_t2v_1.3B_fp16"),
+    "wan2.1_t2v_distilled": Job(
+        model="wan2.1_t2v_14b_scaled_fp8_e4m3_lightx2v_4step_comfyui", folder=LIGHTX2V, sampler=FOUR_STEPS
+    ),
+    "wan2.1_t2i": Job(model="wan2.1_t2v_14B_fp8_scaled", width=1024, height=1024, frames=1, prompt=PORTRAIT),
+    "wan2.1_i2v": Job(model="wan2.1_i2v_480p_14B_fp16", given=START, clip_vision=True, prompt=MOTION),
+    "wan2.1_flf2v": Job(
+        model="wan2.1_flf2v_720p_14B_fp16", width=1280, height=720, given=BOTH, clip_vision=True, prompt=BETWEEN
+    ),
+    "wan2.1_v2v": Job(model="wan2.1_t2v_1.3B_fp16", given=("video",), prompt=PAINTED, sampler={"denoise": 0.6}),
+    "wan2.2_t2v_a14b": Job(model=HIGH_T2V, low_noise_model=LOW_T2V),
+    "wan2.2_i2v_a14b": Job(model=HIGH_I2V, low_noise_model=LOW_I2V, given=START, prompt=MOTION),
+    "wan2.2_ti2v_5b_t2v": Job(model="wan2.2_ti2v_5B_fp16", **SIZE_5B),
+    "wan2.2_ti2v_5b_i2v": Job(model="wan2.2_ti2v_5B_fp16", **SIZE_5B, given=START, prompt=MOTION),
+}
+
+
+def graph(job: Job) -> dict[str, dict]:
+    """The nodes of a job by name. Their order gives their ids: a released graph keeps it."""
+    nodes = _common(job) | _output(job)
+    if "video" in job.given:
+        more, wires = _from_video(job)
+    elif job.given:
+        more, wires = _from_images(job)
+    else:
+        more, wires = _from_text(job)
+    nodes["sampler"]["inputs"] |= wires
+    return nodes | more
+
+
+def _file(folder: str, name: str, source: str | None = None) -> dict:
+    """A download that the page offers when the file is missing."""
+    repository = f"{HUB}/Comfy-Org/{COMFY.get(name[:6], COMFY['wan2.1'])}/resolve/main/split_files/{folder}"
+    file = f"{name}.safetensors"
+    return {"name": file, "directory": folder, "url": f"{source or repository}/{file}"}
+
+
+def _loader(class_type: str, row: int, folder: str, widget: str, name: str) -> dict:
+    inputs = {widget: f"{name}.safetensors", "precision": "auto"}
+    return {"class": class_type, "at": (0, row), "inputs": inputs, "files": [_file(folder, name)]}
+
+
+def _common(job: Job) -> dict[str, dict]:
+    """Loaders, prompts and sampler, which every workflow has."""
+    names = [job.model] + ([job.low_noise_model] if job.low_noise_model else [])
+    low = f"{job.low_noise_model}.safetensors" if job.low_noise_model else "none"
+    return {
+        "model": {
+            "class": "WanCoreLoadModel", "at": (0, 0), "room": 80,
+            "inputs": {"model_name": f"{job.model}.safetensors", "low_noise_model": low},
+            "files": [_file("diffusion_models", name, job.folder) for name in names],
+        },
+        "text_encoder": _loader("WanCoreLoadTextEncoder", 1, "text_encoders", "text_encoder_name", TEXT_ENCODER),
+        "vae": _loader("WanCoreLoadVAE", 2, "vae", "vae_name", job.vae),
+        "text": {
+            "class": "WanCoreTextEncode", "at": (1, 0), "room": 220,
+            "inputs": {"clip": ["text_encoder", 0], "positive": job.prompt, "negative": None},
+        },
+        "sampler": {
+            "class": "WanCoreSampler", "at": (2, 0), "room": 330,
+            "inputs": {"model": ["model", 0], "positive": ["text", 0], "negative": ["text", 1], "latent": None,
+                       "seed": 42, **job.sampler},
+        },
+    }  # fmt: skip
+
+
+def _output(job: Job) -> dict[str, dict]:
+    decode = {"class": "WanCoreVAEDecode", "at": (3, 0), "inputs": {"samples": ["sampler", 0], "vae": ["vae", 0]}}
+    if job.frames == 1:
+        save = {
+            "class": "SaveImage", "at": (3, 1), "room": 330,
+            "inputs": {"images": ["decode", 0], "filename_prefix": "image/wan_core"},
+        }  # fmt: skip
+        return {"decode": decode, "save": save}
+    # A changed video keeps the speed of the one that it was made from.
+    fps = ["components", 2] if "video" in job.given else ["decode", 1]
+    return {
+        "decode": decode,
+        "video": {"class": "CreateVideo", "at": (3, 1), "inputs": {"images": ["decode", 0], "fps": fps}},
+        "save": {
+            "class": "SaveVideo", "at": (3, 2), "room": 330,
+            "inputs": {"video": ["video", 0], "filename_prefix": "video/wan_core", "format": "mp4", "codec": "h264"},
+        },
+    }  # fmt: skip
+
+
+def _size(job: Job) -> dict[str, int]:
+    return {"width": job.width, "height": job.height, "frames": job.frames, "batch_size": 1}
+
+
+def _from_text(job: Job) -> tuple[dict[str, dict], dict]:
+    inputs = {"model": ["model", 0], **_size(job)}
+    return {"size": {"class": "WanCoreEmptyLatent", "at": (1, 2), "inputs": inputs}}, {"latent": ["size", 0]}
+
+
+def _from_images(job: Job) -> tuple[dict[str, dict], dict]:
+    images = {what: [what.removesuffix("_image"), 0] for what in job.given}
+    inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **_size(job), **images}
+    room = 240 if len(images) == 1 else 150
+    nodes = {
+        source: {"class": "LoadImage", "at": (0, 4 + row), "room": room, "inputs": {"image": "example.png"}}
+        for row, (source, _) in enumerate(images.values())
+    }
+    nodes["size"] = {"class": "WanCoreImageToVideo", "at": (1, 2), "inputs": inputs}
+    if job.clip_vision:
+        nodes["clip_vision"] = _loader("WanCoreLoadCLIPVision", 3, "clip_vision", "clip_vision_name", CLIP_VISION)
+        wires = {"clip_vision": ["clip_vision", 0], **images}
+        nodes["clip_encode"] = {"class": "WanCoreCLIPVisionEncode", "at": (1, 1), "inputs": wires}
+        inputs["clip_vision_output"] = ["clip_encode", 0]
+    return nodes, {"positive": ["size", 0], "negative": ["size", 1], "latent": ["size", 2]}
+
+
+def _from_video(job: Job) -> tuple[dict[str, dict], dict]:
+    scale = {"upscale_method": "bicubic", "width": job.width, "height": job.height, "crop": "center"}
+    nodes = {
+        "source": {"class": "LoadVideo", "at": (0, 4), "room": 240, "inputs": {"file": "input.mp4"}},
+        "components": {"class": "GetVideoComponents", "at": (1, 1), "inputs": {"video": ["source", 0]}},
+        "cut": {
+            "class": "ImageFromBatch", "at": (1, 2),
+            "inputs": {"image": ["components", 0], "batch_index": 0, "length": job.frames},
+        },
+        "scale": {"class": "ImageScale", "at": (1, 3), "inputs": {"image": ["cut", 0], **scale}},
+        "encode": {
+            "class": "WanCoreVAEEncode", "at": (1, 4), "room": 40,
+            "inputs": {"images": ["scale", 0], "vae": ["vae", 0]},
+        },
+    }  # fmt: skip
+    return nodes, {"latent": ["encode", 0]}

@@ -1,0 +1,220 @@
+"""Small makers of the table's rows: each prepares something wrong and returns the act that meets it."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tests import tiny
+from wan_core.configs import ClipVisionConfig
+from wan_core.errors import WanError
+from wan_core.models.clip_vision import ClipVision
+from wan_core.models.umt5 import Umt5Encoder
+from wan_core.runtime.ports import Compute
+from wan_core.stages import image, load, text, vae
+from wan_core.stages.load import ClipVisionHandle, ModelHandle, TextEncoderHandle, VaeHandle
+from wan_core.stages.sample import Settings, sample
+from wan_core.text.tokenizer import load_tokenizer
+
+from . import contents, pack
+from .rig import Rig, Row
+
+wires, latent_nodes, image_nodes, preflight = pack.load("wires", "latent", "image", "preflight")
+Make = Callable[[Rig], Callable[[], object]]
+CPU = Compute(device=torch.device("cpu"))
+NAN, INF = float("nan"), float("inf")
+LOADERS: dict[str, Callable] = {
+    "model": lambda path, rig, **more: load.load_model(path, compute=CPU, notify=rig.ports.notify, **more),
+    "text encoder": lambda path, rig, **more: load.load_text_encoder(path, compute=CPU, **more).tokenizer(),
+    "VAE": lambda path, rig, **more: load.load_vae(path, compute=CPU, **more),
+    "CLIP vision": lambda path, rig, **more: load.load_clip_vision(path, compute=CPU, **more),
+}
+
+
+def refused(id: str, make: Make, error: type[WanError], *words: str) -> Row:
+    """It must be refused with ``error``, and the message hold all ``words``."""
+    return Row(id=id, make=make, error=error, words=words)
+
+
+def accepted(id: str, make: Make, *words: str) -> Row:
+    """It must be taken, and the notices hold all ``words``."""
+    return Row(id=id, make=make, error=None, words=words)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def file(slot: str, content: bytes | Callable[[Rig], Path], name: str = "model.safetensors", **more) -> Make:
+    """A file given to a loader; ``content`` may be what writes it and returns its path."""
+
+    def make(rig: Rig):
+        path = content(rig) if callable(content) else rig.write(name, content)
+        options = {key: path.with_name(low) if key == "low_noise_path" else low for key, low in more.items()}
+        return lambda: LOADERS[slot](path, rig, **options)
+
+    return make
+
+
+def pth(write: Callable[[Path, Path], object]) -> Make:
+    """A .pth file; ``write(path, canary)``, where code that runs leaves the canary."""
+
+    def make(rig: Rig):
+        path = rig.folder / "model.pth"
+        write(path, rig.canary)
+        return lambda: LOADERS["model"](path, rig)
+
+    return make
+
+
+def pair(high: bytes, low: bytes, names: tuple[str, str] = ("a_high_noise", "a_low_noise"), **more) -> Make:
+    """Two files given to the model loader."""
+
+    def make(rig: Rig):
+        paths = [rig.write(f"{name}.safetensors", content) for name, content in zip(names, (high, low))]
+        return lambda: LOADERS["model"](paths[0], rig, low_noise_path=paths[1], **more)
+
+    return make
+
+
+def folder(*files: tuple[str, bytes]) -> Callable[[Rig], Path]:
+    """A folder with files, given as if it were one; a path within it where the last name says so."""
+
+    def write(rig: Rig) -> Path:
+        for name, content in files:
+            rig.write(name, content)
+        return rig.folder
+
+    return write
+
+
+def beside(name: str, content: bytes) -> Make:
+    """A text encoder without a tokenizer in it, and ``name`` beside it."""
+
+    def write(rig: Rig) -> Path:
+        rig.write(name, content)
+        return rig.write("umt5.safetensors", contents.umt5())
+
+    return file("text encoder", write)
+
+
+# --- what is in memory -----------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def model(name: str) -> ModelHandle:
+    return tiny.model(name)
+
+
+@lru_cache
+def vae_of(channels: int) -> VaeHandle:
+    return tiny.vae(channels)
+
+
+@lru_cache
+def text_encoder(pieces: int = 400) -> TextEncoderHandle:
+    weights = tiny.resident(tiny.randomised(Umt5Encoder(contents.UMT5), 4), "umt5")
+    return TextEncoderHandle(
+        config=contents.UMT5, weights=weights, tokenizer=lambda: load_tokenizer(contents.tokenizer(pieces))
+    )
+
+
+@lru_cache
+def clip_vision() -> ClipVisionHandle:
+    config = ClipVisionConfig(image_size=28, dim=32, mlp_dim=48, out_dim=8, num_heads=2, num_layers=2)
+    return ClipVisionHandle(config=config, weights=tiny.resident(tiny.randomised(ClipVision(config), 5), "clip"))
+
+
+def filled(*shape: int, value: float | None = None, dtype=torch.float32) -> Tensor:
+    """Random numbers in 0..1; ``value`` is put in one place."""
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    if value is not None and x.numel():
+        x.view(-1)[x.numel() // 2] = value
+    return x
+
+
+# --- stages and nodes ------------------------------------------------------------------------------------------------
+
+
+def sampler(name: str = "t2v-1.3b", latent: dict | Tensor | None = None, conditioning: list | None = None,
+            memory_bytes: int = 2**62, **settings) -> Make:  # fmt: skip
+    """The sampler on a small model, its wires read as its node reads them."""
+
+    def make(rig: Rig):
+        handle, given = model(name), latent
+        rig.memory_bytes = memory_bytes
+        if given is None:
+            given = torch.zeros(1, handle.variant.latent.channels, 3, 6, 8)
+        given = given if isinstance(given, dict) else {"samples": given}
+        positive = entry() if conditioning is None else conditioning
+        return lambda: sample(
+            handle, wires.read_conditioning(positive, "positive"), wires.read_conditioning(entry(), "negative"),
+            wires.read_latent(given), Settings(**{"steps": 2} | settings), rig.ports,
+        )  # fmt: skip
+
+    return make
+
+
+def entry(text: Tensor | None = None, **extra) -> list:
+    """CONDITIONING of one entry."""
+    return [[filled(1, 7, 24) if text is None else text, {"pooled_output": None, **extra}]]
+
+
+def image_entry(size=(3, 6, 8), channels: int = 16, known: Tensor | None = None, mask: Tensor | None = None) -> list:
+    """CONDITIONING with known frames, as image-to-video nodes write it."""
+    known = filled(1, channels, *size) if known is None else known
+    return entry(concat_latent_image=known, concat_mask=torch.zeros(1, 4, *size) if mask is None else mask)
+
+
+def clip_features(*shape: int, value: float | None = None) -> list:
+    output = wires.ClipVisionOutput(filled(*shape, value=value))
+    return [[image_entry()[0][0], {**image_entry()[0][1], "clip_vision_output": output}]]
+
+
+def empty_latent(name: str = "t2v-1.3b", **size) -> Make:
+    size = {"width": 64, "height": 64, "frames": 5, "batch_size": 1} | size
+    return lambda rig: lambda: latent_nodes.EmptyLatent.execute(model(name), **size)
+
+
+def start_image(picture: Tensor | None, channels: int = 16, **more) -> Make:
+    """A picture given to the image-to-video node."""
+
+    def make(rig: Rig):
+        wire = wires.VaeWire(vae_of(channels))
+        inputs = {"start_image": picture, "width": 64, "height": 64, "frames": 5, "batch_size": 1} | more
+        return lambda: image_nodes.ImageToVideo.execute(entry(), entry(), wire, **inputs)
+
+    return make
+
+
+def clip_image(picture: Tensor) -> Make:
+    return lambda rig: lambda: image.encode_image(clip_vision(), picture, rig.ports)
+
+
+def vae_encode(clip: Tensor, channels: int = 16) -> Make:
+    return lambda rig: lambda: vae.encode(vae_of(channels), clip, rig.ports)
+
+
+def vae_wire(pixels: Tensor) -> Make:
+    """Pictures that a native node hands to our VAE."""
+    return lambda rig: lambda: wires.VaeWire(vae_of(16)).encode(pixels)
+
+
+def vae_decode(latent: Tensor, channels: int = 16) -> Make:
+    return lambda rig: lambda: vae.decode(vae_of(channels), latent, rig.ports)
+
+
+def prompt(words: str, clean: bool = True, pieces: int = 400) -> Make:
+    """A prompt, as our node reads it or (``clean=False``) as native nodes do on our text encoder."""
+
+    def make(rig: Rig):
+        encoder = text_encoder(pieces)
+        return lambda: text.encode_tokens(encoder, text.tokenize(encoder, words, rig.ports, clean), rig.ports)
+
+    return make
+
+
+def native_vae(channels: int) -> Make:
+    """A VAE of another model on the wire of our nodes."""
+    return lambda rig: lambda: wires.vae_spec(type("NativeVae", (), {"latent_channels": channels})())

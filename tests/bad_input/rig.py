@@ -1,0 +1,173 @@
+"""Runs one row of the table, and judges it: verdict, words, time, memory, and that nothing was executed or written."""
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_core.errors import CapacityError, WanError
+from wan_core.runtime.ports import Ports
+
+from .pack import Run
+
+MAX_CPU_S = 1.0
+MAX_MB = 256
+ACT_EVENTS = (
+    "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "subprocess.Popen", "pty.spawn",
+    "socket.connect", "socket.bind", "socket.__new__", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link",
+    "os.symlink", "os.truncate", "shutil.", "ctypes.", "webbrowser.", "urllib.", "exec", "compile", "import",
+)  # fmt: skip
+"""Audit events (or their beginnings) that no row may cause; opening a file to write counts too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One thing that a person can plug in. ``make`` prepares it and returns the act itself, which is measured."""
+
+    id: str
+    make: Callable[["Rig"], Callable[[], object]]
+    error: type[WanError] | None
+    """None: it is accepted."""
+    words: tuple[str, ...]
+    """What the message holds; of what is accepted, what the notices hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What happened, and everything that is wrong with it (nothing: as expected)."""
+
+    row: Row
+    outcome: str
+    said: str
+    cpu_s: float
+    mb: float | None
+    problems: tuple[str, ...]
+
+
+class Rig:
+    """A scratch folder, and ports that note what is asked of the host."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.canary = folder / "canary"
+        self.notices: list[str] = []
+        self.placed = 0
+        self.steps = 0
+        self.memory_bytes = 2**62
+        self.ports = Ports(memory=self, notify=self.notices.append, progress=self._progress)
+
+    def _progress(self, done: int, total: int, x0: object) -> None:
+        self.steps += 1
+
+    def place(self, weights, activation_bytes: int):
+        """As a host's memory: refuses what cannot fit."""
+        if activation_bytes > self.memory_bytes:
+            raise CapacityError(f"{weights.name} needs {activation_bytes} bytes. Use fewer frames or a smaller size.")
+        self.placed += 1
+        weights.move_to(weights.device)
+        return weights.module
+
+    def write(self, name: str, content: bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(content)
+        return path
+
+
+_watched: list[str] | None = None
+
+
+def _hook(event: str, args: tuple) -> None:
+    if _watched is None:
+        return
+    if event == "open":
+        mode, flags = args[1], args[2] if isinstance(args[2], int) else 0
+        if (isinstance(mode, str) and set(mode) & set("wax+")) or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            _watched.append(f"open {args[0]} to write")
+    elif event.startswith(ACT_EVENTS):
+        _watched.append(f"{event} {str(args)[:80]}")
+
+
+sys.addaudithook(_hook)
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    """Notes what is executed, imported or written inside."""
+    global _watched
+    events = _watched = []
+    try:
+        yield events
+    finally:
+        _watched = None
+
+
+def _status_mb(field: str) -> float:
+    text = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{field}:"))) / 1024
+
+
+@contextmanager
+def peak_memory(result: list[float]) -> Iterator[None]:
+    """The peak of the resident memory over what there was, in MB; nothing where the system does not tell (Linux does)."""
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status_mb("VmRSS")
+    except OSError:
+        yield
+        return
+    yield
+    result.append(_status_mb("VmHWM") - before)
+
+
+def run(row: Row, folder: Path) -> Verdict:
+    """Prepare, act and judge."""
+    folder.mkdir(parents=True)
+    rig = Rig(folder)
+    Run.ports = rig.ports
+    act = row.make(rig)
+    peak: list[float] = []
+    outcome, said = "accepted", ""
+    with peak_memory(peak), watched() as events:
+        began = time.process_time()
+        try:
+            act()
+        except Exception as error:
+            outcome, said = type(error).__name__, str(error)
+        cpu_s = time.process_time() - began
+    said = said or " ".join(rig.notices)
+    mb = peak[0] if peak else None
+    problems = [*_wrong_answer(row, rig, outcome, said), *_cost(cpu_s, mb), *events]
+    if rig.canary.exists():
+        problems.append("the file ran code")
+    return Verdict(row=row, outcome=outcome, said=said, cpu_s=cpu_s, mb=mb, problems=tuple(problems))
+
+
+def _wrong_answer(row: Row, rig: Rig, outcome: str, said: str) -> Iterator[str]:
+    expected = "accepted" if row.error is None else row.error.__name__
+    if outcome != expected:
+        yield f"{outcome}, expected {expected}"
+    yield from (f"{word!r} is not said" for word in row.words if word not in said)
+    if row.error is not None and (rig.placed or rig.steps):
+        yield f"late: {rig.placed} times weights were asked for, {rig.steps} steps were run"
+    if row.error is not None and not said.endswith("."):
+        yield "no whole sentence"
+
+
+def _cost(cpu_s: float, mb: float | None) -> Iterator[str]:
+    if cpu_s >= MAX_CPU_S:
+        yield f"took {cpu_s:.2f} s"
+    if mb is not None and mb > MAX_MB:
+        yield f"took {mb:.0f} MB"
+
+
+def warm_up(folder: Path) -> None:
+    """Whatever libraries import or compile at their first use, before somebody listens."""
+    from . import warm
+
+    for number, row in enumerate(warm.ROWS):
+        run(row, folder / f"warm{number}")
