@@ -31,6 +31,13 @@ class Sampler(io.ComfyNode):
                 io.Sigmas.Input(
                     "sigmas", optional=True, tooltip="A schedule of your own; steps, shift and denoise are then unused."
                 ),
+                # Optional, as everything that is added must be: jobs saved without it go on running.
+                io.Boolean.Input(
+                    "add_noise",
+                    default=True,
+                    optional=True,
+                    tooltip="Off: the latent already holds the noise of the first step, as after a split of sigmas.",
+                ),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
@@ -103,10 +110,6 @@ def _widgets() -> list[io.WidgetInput]:
         io.Int.Input(
             "switch_step", default=0, min=0, max=MAX_STEPS,
             tooltip="Change to the low-noise expert at this step instead. 0: by boundary.",
-        ),
-        io.Boolean.Input(
-            "add_noise", default=True,
-            tooltip="Off: the latent already holds the noise of the first step, as after a split of sigmas.",
         ),
     ]
     # fmt: on

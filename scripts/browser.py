@@ -8,6 +8,8 @@ import shutil
 from .setup_steps import BrowserUnavailable, run, say
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+APT = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+INSTALL = ([*APT, "update"], [*APT, "install", "--yes", "--no-install-recommends", "chromium"])
 
 
 def find_browser() -> str | None:
@@ -23,10 +25,8 @@ def ensure_browser() -> str:
     found = find_browser()
     if found is None and may_install():
         say("installing Debian's chromium for the tests of the page")
-        quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
-        run([*quiet, "update"], "Reading Debian's package lists", error=BrowserUnavailable)
-        command = [*quiet, "install", "--yes", "--no-install-recommends", "chromium"]
-        run(command, "Installing chromium", error=BrowserUnavailable)
+        for command in INSTALL:
+            run(command, "Installing chromium", error=BrowserUnavailable)
         found = find_browser()
     if found is None:
         raise BrowserUnavailable(

@@ -14,7 +14,7 @@ from wan_core.weights.header import DTYPES
 from wan_core.weights.keymaps import to_naming
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-UMT5 = Umt5Config(vocab=500, dim=16, dim_attn=16, dim_ffn=24, num_heads=2, num_layers=2)
+UMT5 = Umt5Config(vocab=430, dim=16, dim_attn=16, dim_ffn=24, num_heads=2, num_layers=2)
 CLIP = ClipVisionConfig(image_size=28, dim=32, mlp_dim=48, out_dim=8, num_heads=2, num_layers=2)
 VAE = VaeConfig(dim=4, dec_dim=4)
 
@@ -41,12 +41,12 @@ def named(*names: str, code: str = "BF16") -> bytes:
     return holding(dict.fromkeys(names, (code, (2, 2))))
 
 
-def network(kind: str, config, naming: str = "official", drop=(), metadata=None, **more) -> bytes:
+def network(kind: str, config, naming: str = "official", drop=(), metadata=None, code="BF16", **more) -> bytes:
     """A file with every tensor of a small network; ``drop`` some, add or change ``more``."""
     with torch.device("meta"):
         state = CLASSES[kind](config).state_dict()
     named_state = to_naming(state, kind, naming, prefix="")
-    entries = {name: ("BF16", tuple(x.shape)) for name, x in named_state.items() if name not in drop}
+    entries = {name: (code, tuple(x.shape)) for name, x in named_state.items() if name not in drop}
     heads = {"config": json.dumps({"num_heads": config.num_heads})} if hasattr(config, "num_heads") else {}
     return holding(entries | more, heads | (metadata or {}))
 

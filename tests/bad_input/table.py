@@ -40,7 +40,7 @@ DAMAGED = [
     refused("a hole between ranges", file(M, two([0, 8], [12, 20], 20)), FILE, "leaves a hole"),
     refused("header bomb: 2^63 bytes", file(M, (2**63).to_bytes(8, "little") + b"{}" + bytes(20)), FILE, "declares a header of 9223372036854775808"),
     refused("header bomb: 2.6 million lists", file(T, packed(b'{"a":[' + b"[]," * 2_600_000 + b"[]]}")), FILE, "more entries than any model"),
-    refused("header bomb: 880,000 names", file(C, packed(b"{" + b",".join(b'"%x":0' % i for i in range(880_000)) + b"}")), FILE, "more entries"),
+    refused("header bomb: 700,000 names", file(C, packed(b"{" + b",".join(b'"%x":0' % i for i in range(700_000)) + b"}")), FILE, "more entries"),
     refused("header bomb: as many as pass", file(M, packed(b"{" + b",".join(b'"%x":0' % i for i in range(249_000)) + b"}")), FILE, "249000 tensors"),
     refused("header bomb: nested 200,000 deep", file(M, packed(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}")), FILE, "nested too deep"),
     refused("a number of 5000 digits", file(M, packed(b'{"a":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,8]}}')), FILE, "out of range"),
@@ -117,7 +117,7 @@ WRONG_KIND = [
     refused("bitsandbytes", file(M, wan(**{"blocks.0.ffn.0.weight.absmax": ("F32", (2,))})), FILE, "bitsandbytes"),
     refused("GPTQ or Nunchaku", file(M, wan(**{"blocks.0.ffn.0.qweight": ("I32", (2, 2))})), FILE, "GPTQ"),
     refused("a rotated quantisation", file(M, wan(metadata={"_quantization_metadata": '{"layers": {"x": {"format": "float8_e4m3fn", "convrot": true}}}'})), FILE, "convrot"),
-    refused("whole numbers only", file(V, network("vae", VAE, **{}).replace(b'"BF16"', b'"I16"')), FILE, "no floating-point weights"),
+    refused("whole numbers only", file(V, network("vae", VAE, code="I16")), FILE, "no floating-point weights"),
 ]
 
 PAIRS = [
@@ -140,7 +140,7 @@ TOKENIZERS = [
     refused("tokenizer file empty", beside("spiece.model", b""), FILE, "not a sentencepiece model (0 bytes)"),
     refused("tokenizer.json of another model", beside("tokenizer.json", b'{"model": {"type": "BPE"}}'), FILE, "BPE", "Unigram"),
     refused("tokenizer.json that is a web page", beside("tokenizer.json", b"<html>"), FILE, "not a tokenizer.json"),
-    refused("tokenizer larger than the vocabulary", file(T, umt5(tokenizer(600))), MISMATCH, "pieces", "knows 500", "google/umt5-xxl"),
+    refused("tokenizer larger than the vocabulary", file(T, umt5(tokenizer(600))), MISMATCH, "pieces", "knows 430", "google/umt5-xxl"),
     accepted("tokenizer in the file", file(T, umt5(tokenizer()))),
     accepted("tokenizer beside the file", beside("spiece.model", tokenizer())),
 ]

@@ -1,13 +1,15 @@
 """Set-up: what it reads, what it refuses and how it says so. Nothing is installed here."""
 
-import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scripts import companions, setup_host, setup_steps
+from scripts.setup_host import HostEnv
 from scripts.setup_steps import SetupError
 
 
@@ -57,11 +59,67 @@ def test_this_python_lacks_nothing_the_pack_needs():
     assert setup_host.missing_requirements(Path(sys.executable)) == []
 
 
-def test_installing_the_requirements_changes_no_package_that_is_there(tmp_path):
-    report = tmp_path / "report.json"
-    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--report", report]
-    subprocess.run([*pip, "-r", setup_host.ROOT / "requirements.txt"], check=True)
-    assert json.loads(report.read_text())["install"] == []
+@pytest.fixture
+def two_hosts(tmp_path, monkeypatch) -> dict[str, setup_host.PinnedHost]:
+    """A repository of two commits in the place of ComfyUI's, and hosts pinned to them."""
+    source = tmp_path / "source"
+    source.mkdir()
+    git = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    hosts = {}
+    for version in ("1.0", "2.0"):
+        (source / "main.py").touch()
+        (source / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "--quiet", "-m", version], check=True)
+        hosts[version] = setup_host.PinnedHost(
+            version=version,
+            commit=setup_host.head_of(source),
+            folder=tmp_path / ("clone" if version == "2.0" else "older"),
+            venv=tmp_path / f"venv-{version}",
+            requirements=(),
+        )
+    monkeypatch.setattr(setup_host, "CHECKOUT", tmp_path / "clone")
+    monkeypatch.setattr(setup_host, "COMFYUI_URL", str(source))
+    return hosts
+
+
+@pytest.mark.parametrize("order", [("1.0", "2.0"), ("2.0", "1.0")])
+def test_two_versions_stand_beside_each_other_in_whatever_order_they_are_set_up(two_hosts, order):
+    folders = {version: setup_host.ensure_checkout(two_hosts[version]) for version in order}
+    assert {version: HostEnv(folder=folders[version], python=Path()).version for version in order} == {
+        "1.0": "1.0",
+        "2.0": "2.0",
+    }
+
+
+def test_a_checkout_that_was_taken_away_or_moved_is_made_again(two_hosts):
+    older, clone = (setup_host.ensure_checkout(two_hosts[version]) for version in ("1.0", "2.0"))
+    subprocess.run(["git", "-C", str(older), "checkout", "-q", two_hosts["2.0"].commit], check=True)
+    setup_host.ensure_checkout(two_hosts["1.0"])
+    assert setup_host.head_of(older) == two_hosts["1.0"].commit
+    shutil.rmtree(clone)
+    setup_host.ensure_checkout(two_hosts["1.0"])
+    assert setup_host.head_of(older) == two_hosts["1.0"].commit
+    shutil.rmtree(older)
+    assert (setup_host.ensure_checkout(two_hosts["1.0"]) / "main.py").exists()
+
+
+def test_a_commit_that_the_clone_lacks_is_said(two_hosts):
+    with pytest.raises(setup_steps.HostUnavailable, match="older"):
+        setup_host.ensure_checkout(replace(two_hosts["1.0"], commit="0" * 40))
+
+
+def test_a_version_that_is_not_in_the_table_is_refused_with_those_that_are(monkeypatch):
+    monkeypatch.delenv("COMFYUI_DIR", raising=False)
+    with pytest.raises(SetupError, match=r"no ComfyUI 1\.0 here; there are 0\.33\.0 and 0\.3\.64"):
+        setup_host.find_host("1.0")
+
+
+def test_the_floor_of_the_table_is_what_the_pack_declares():
+    declared = (setup_host.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'requires-comfyui = ">=0.3.64"' in declared
+    assert min(setup_host.HOSTS, key=lambda version: [int(n) for n in version.split(".")]) == "0.3.64"
 
 
 def test_a_failing_command_gives_a_sentence_and_its_last_lines(tmp_path, monkeypatch):
