@@ -2,9 +2,9 @@
 
 ``python3 -m benchmarks.bad_input [--json] [--only TEXT]``
 
-Runs the table of tests/bad_input/table.py: each row must get the expected verdict with the expected words, within 1 s of
-CPU time and 256 MB, before any weight is asked for or step is run, and may execute, import or write nothing (an audit
-hook listens). ``python3 -O -m benchmarks.bad_input`` does the same without asserts. Memory is measured on Linux.
+Runs the table of tests/bad_input/table.py: each row must get the expected verdict with the expected words, within 1 s
+of CPU time and 256 MB, before any weight is asked for or step is run, and may execute, import or write nothing (an
+audit hook listens). ``python3 -O -m benchmarks.bad_input`` does the same without asserts. Memory is measured on Linux.
 """
 
 import argparse

@@ -219,9 +219,9 @@ def read_latent(latent: dict) -> StartLatent:
         )
     samples = latent.get("samples")
     if not isinstance(samples, Tensor) or samples.is_nested:
+        kind = "several tensors" if isinstance(samples, Tensor) else f"a {type(samples).__name__}"
         raise MismatchError(
-            f"The latent holds a {type(samples).__name__}, not one tensor of a video. Connect a Wan Core Empty Latent, "
-            "or encode a clip."
+            f"The latent holds {kind}, not one tensor of a video. Connect a Wan Core Empty Latent, or encode a clip."
         )
     return StartLatent(
         samples=samples.unsqueeze(2) if samples.ndim == 4 else samples,

@@ -17,6 +17,8 @@ from scripts.workflow_graphs import JOBS, graph
 
 OUT = Path(__file__).parent.parent / "example_workflows"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+# Save Video's format is a plain combo on older hosts and brings sockets of its own on newer ones.
+NEWER_ONLY = {("SaveVideo", "format"), ("SaveVideo", "codec"), ("CreateVideo", "bit_depth")}
 COLUMNS = (
     # title, left edge, width
     ("1 Load", 0, 460),
@@ -51,13 +53,22 @@ def fill(nodes: dict[str, dict], schemas: dict[str, dict]) -> None:
     for node in nodes.values():
         given, declared = node["inputs"], schema_inputs(schemas[node["class"]])
         for name, declaration in declared.items():
-            if input_type(declaration) in WIDGET_TYPES and given.get(name) is None and not hidden(declaration):
+            if (
+                input_type(declaration) in WIDGET_TYPES
+                and given.get(name) is None
+                and not (hidden(declaration) or newer_only(node, name))
+            ):
                 given[name] = default(declaration)
         node["inputs"] = {name: given[name] for name in sorted(given, key=[*declared, *given].index)}
 
 
 def hidden(declaration: list) -> bool:
     return len(declaration) > 1 and bool(declaration[1].get("hidden"))
+
+
+def newer_only(node: dict, key: str) -> bool:
+    """Not the same on all hosts, and right when the page fills it in itself."""
+    return (node["class"], key) in NEWER_ONLY
 
 
 def api_form(nodes: dict[str, dict], schemas: dict[str, dict]) -> dict:
@@ -105,8 +116,7 @@ def _sockets(node: dict, schema: dict, ids: dict[str, int], links: list, number:
     sockets, values = [], []
     for key, declaration in schema_inputs(schema).items():
         kind, value = input_type(declaration), node["inputs"].get(key)
-        # SaveVideo's format is a plain combo on older hosts and brings sockets of its own on newer ones.
-        if hidden(declaration) or (key in ("format", "codec") and node["class"] == "SaveVideo"):
+        if hidden(declaration) or newer_only(node, key):
             continue
         socket = {"name": key, "type": kind, "link": None}
         if isinstance(value, list):

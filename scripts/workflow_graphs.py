@@ -145,9 +145,8 @@ def _from_text(job: Job) -> tuple[dict[str, dict], dict]:
 def _from_images(job: Job) -> tuple[dict[str, dict], dict]:
     images = {what: [what.removesuffix("_image"), 0] for what in job.given}
     inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **_size(job), **images}
-    room = 240 if len(images) == 1 else 150
     nodes = {
-        source: {"class": "LoadImage", "at": (0, 4 + row), "room": room, "inputs": {"image": "example.png"}}
+        source: {"class": "LoadImage", "at": (0, 4 + row), "room": 240, "inputs": {"image": "example.png"}}
         for row, (source, _) in enumerate(images.values())
     }
     nodes["size"] = {"class": "WanCoreImageToVideo", "at": (1, 2), "inputs": inputs}

@@ -138,7 +138,7 @@ def filled(*shape: int, value: float | None = None, dtype=torch.float32) -> Tens
 
 
 def sampler(name: str = "t2v-1.3b", latent: dict | Tensor | None = None, conditioning: list | None = None,
-            memory_bytes: int = 2**62, **settings) -> Make:  # fmt: skip
+            negative: list | None = None, memory_bytes: int = 2**62, **settings) -> Make:  # fmt: skip
     """The sampler on a small model, its wires read as its node reads them."""
 
     def make(rig: Rig):
@@ -148,8 +148,9 @@ def sampler(name: str = "t2v-1.3b", latent: dict | Tensor | None = None, conditi
             given = torch.zeros(1, handle.variant.latent.channels, 3, 6, 8)
         given = given if isinstance(given, dict) else {"samples": given}
         positive = entry() if conditioning is None else conditioning
+        other = positive if negative is None else negative
         return lambda: sample(
-            handle, wires.read_conditioning(positive, "positive"), wires.read_conditioning(entry(), "negative"),
+            handle, wires.read_conditioning(positive, "positive"), wires.read_conditioning(other, "negative"),
             wires.read_latent(given), Settings(**{"steps": 2} | settings), rig.ports,
         )  # fmt: skip
 

@@ -111,7 +111,7 @@ def _status_mb(field: str) -> float:
 
 @contextmanager
 def peak_memory(result: list[float]) -> Iterator[None]:
-    """The peak of the resident memory over what there was, in MB; nothing where the system does not tell (Linux does)."""
+    """The peak of the resident memory over what there was, in MB; nothing where the system does not tell it."""
     gc.collect()
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -135,7 +135,7 @@ def run(row: Row, folder: Path) -> Verdict:
         began = time.process_time()
         try:
             act()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is judged)
             outcome, said = type(error).__name__, str(error)
         cpu_s = time.process_time() - began
     said = said or " ".join(rig.notices)

@@ -1,5 +1,7 @@
 """THE table of what a person can plug in wrong, and what must be answered. One row: what, how it is made, the verdict."""
 
+# ruff: noqa: E501 (a row is a line: the table is read down its first column)
+
 import torch
 
 from tests.wan_core.weights.test_pickle_file import HOSTILE
@@ -8,8 +10,28 @@ from wan_core.sampling.sigmas import make_schedule
 
 from .contents import CLIP, F32, VAE, named, network, packed, t5, tokenizer, umt5, wan
 from .makers import (
-    INF, NAN, accepted, beside, clip_features, clip_image, empty_latent, entry, file, filled, folder, image_entry,
-    native_vae, pair, prompt, pth, refused, sampler, start_image, vae_decode, vae_encode, vae_wire,
+    INF,
+    NAN,
+    accepted,
+    beside,
+    clip_features,
+    clip_image,
+    empty_latent,
+    entry,
+    file,
+    filled,
+    folder,
+    image_entry,
+    native_vae,
+    pair,
+    prompt,
+    pth,
+    refused,
+    sampler,
+    start_image,
+    vae_decode,
+    vae_encode,
+    vae_wire,
 )  # fmt: skip
 
 FILE, INPUT, MISMATCH = ModelFileError, InputError, MismatchError
@@ -75,13 +97,13 @@ WRONG_KIND = [
     refused("LoRA as VAE", file(V, named("transformer.blocks.0.attn1.to_q.lora_B.weight")), FILE, "a LoRA"),
     refused("VAE as model", file(M, network("vae", VAE)), FILE, "Wan VAE file", "not a diffusion model", "VAE loader"),
     refused("text encoder as model", file(M, umt5()), FILE, "text encoder file", "text encoder loader"),
-    refused("CLIP vision as model", file(M, network("clip_vision", CLIP, "hf")), FILE, "CLIP vision file", "CLIP vision loader"),
+    refused("CLIP vision as model", file(M, network("clip_vision", CLIP, "hf")), FILE, "CLIP vision encoder file", "CLIP vision loader"),
     refused("model as VAE", file(V, GOOD), FILE, "diffusion model file, not a VAE", "model loader"),
     refused("model as text encoder", file(T, GOOD), FILE, "diffusion model file, not a text encoder"),
     refused("model as CLIP vision", file(C, GOOD), FILE, "diffusion model file, not a CLIP vision"),
     refused("VAE as text encoder", file(T, network("vae", VAE, "diffusers")), FILE, "Wan VAE file, not a text encoder"),
     refused("text encoder as CLIP vision", file(C, umt5()), FILE, "text encoder file, not a CLIP vision"),
-    refused("CLIP vision as VAE", file(V, network("clip_vision", CLIP, "hf")), FILE, "CLIP vision file, not a VAE"),
+    refused("CLIP vision as VAE", file(V, network("clip_vision", CLIP, "hf")), FILE, "CLIP vision encoder file, not a VAE"),
     refused("SDXL checkpoint", file(M, named("conditioner.embedders.1.model.ln_final.weight", "first_stage_model.decoder.conv_in.weight")), FILE, "SDXL", "Load Checkpoint"),
     refused("Stable Diffusion 1.5", file(M, named("model.diffusion_model.input_blocks.0.0.weight")), FILE, "Stable Diffusion"),
     refused("Stable Diffusion 3", file(M, named("joint_blocks.0.context_block.attn.qkv.weight")), FILE, "Stable Diffusion 3"),
@@ -209,7 +231,7 @@ LATENTS = [
     refused("latent of Stable Diffusion", sampler(latent=filled(1, 4, 64, 64)), MISMATCH, "[1, 4, 1, 64, 64]", "takes 16"),
     refused("latent of sound", sampler(latent=filled(1, 64, 200)), MISMATCH, "[1, 64, 200]"),
     refused("latent without samples", sampler(latent={"noise_mask": None}), MISMATCH, "NoneType"),
-    refused("latents of two kinds in one", sampler(latent={"samples": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}), MISMATCH, "not one tensor"),
+    refused("latents of two kinds in one", sampler(latent={"samples": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}), MISMATCH, "several tensors, not one tensor"),
     refused("latent of no video", sampler(latent=filled(0, 16, 3, 6, 8)), INPUT, "none of them 0"),
     refused("latent with NaN", sampler(latent=filled(1, 16, 3, 6, 8, value=NAN)), INPUT, "holds NaN"),
     refused("latent with a key that is not known", sampler(latent={"samples": filled(1, 16, 3, 6, 8), "reference": 1}), MISMATCH, "reference", "native KSampler"),
@@ -258,6 +280,7 @@ CONDITIONING = [
     refused("CLIP features without their token axis", sampler("i2v-14b-480p", conditioning=clip_features(257, 32)), INPUT, "batch, tokens, width"),
     accepted("CLIP features missing", sampler("i2v-14b-480p", conditioning=image_entry()), "without CLIP vision features"),
     accepted("CLIP features that are not needed", sampler("i2v-a14b", conditioning=clip_features(1, 257, 32)), "no CLIP branch", "harmless"),
+    accepted("image on one side only", sampler("i2v-a14b", conditioning=image_entry(), negative=entry()), "Only the positive", "both outputs"),
     accepted("I2V model without an image", sampler("i2v-a14b"), "has no image", "from text alone"),
     accepted("T2V conditioning with neutral values", sampler(conditioning=entry(strength=1.0, end_percent=1.0))),
 ]

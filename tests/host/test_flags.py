@@ -36,7 +36,7 @@ class Start:
 STARTS = {
     "cache_none-no_dynamic_vram": Start(flags=("--cache-none",), newest=("--disable-dynamic-vram",)),
     "novram": Start(vram="NO_VRAM", loads=r"0\.1", evicts=True),
-    "lowvram": Start(vram="LOW_VRAM", loads=r"[1-9]\d+(\.\d+)?|0\.1", evicts=True),
+    "lowvram": Start(vram="LOW_VRAM", loads=r"-?[1-9]\d+(\.\d+)?|0\.1", evicts=True),
     "highvram-disable_mmap": Start(flags=("--disable-mmap",), vram="HIGH_VRAM", free=PLENTY, loads="0"),
 }
 

@@ -89,13 +89,19 @@ class Page:
         page.wait_for_function(OPENED)
         page.wait_for_timeout(3000)  # the page opens its own first graph, and on a first visit the templates
         page.keyboard.press("Escape")
+        self.errors.clear()  # what the page says about its own start is not about us
 
-    def drop(self, name: str) -> None:
-        """Drops a shipped workflow on the canvas, under an id of its own to know it by."""
+    def drop(self, name: str, *, keep_dialog: bool = False) -> None:
+        """Drops a shipped workflow on the canvas, under an id of its own to know it by.
+
+        The older page puts a dialog about missing models over everything; it is closed unless it is asked for.
+        """
         graph = WORKFLOWS[name].page | {"id": str(uuid.uuid4())}
         self.page.evaluate(DROP, [json.dumps(graph), "dropped.json"])
         self.page.wait_for_function("(id) => app.graph.id === id", arg=graph["id"])
         self.page.wait_for_timeout(1000)  # widgets that bring others are laid out after the graph is there
+        if not keep_dialog:
+            self.page.keyboard.press("Escape")
 
     def prompt(self) -> dict:
         """What the page would post now, as the API form writes it."""
@@ -116,6 +122,8 @@ def plain(node: dict) -> dict:
     if "format.codec" in inputs:
         inputs["codec"] = inputs.pop("format.codec")
         inputs.pop("format.codec.encoding", None)
+    if node["class_type"] == "CreateVideo":
+        inputs.pop("bit_depth", None)  # older hosts have no such widget
     return {"class_type": node["class_type"], "inputs": inputs}
 
 
@@ -165,15 +173,18 @@ def test_the_model_wire_has_its_colour(page):
 
 
 def test_missing_model_files_are_offered_for_download(page):
-    page.drop("wan2.2_t2v_a14b")
-    page.page.get_by_text("View details").click()
-    wanted = [
-        file for node in WORKFLOWS["wan2.2_t2v_a14b"].page["nodes"] for file in node["properties"].get("models", [])
-    ]
+    page.drop("wan2.2_t2v_a14b", keep_dialog=True)
+    nodes = WORKFLOWS["wan2.2_t2v_a14b"].page["nodes"]
+    wanted = [file for node in nodes for file in node["properties"].get("models", [])]
     assert len(wanted) == 4
+    details = page.page.get_by_text("View details")
+    details.or_(page.page.get_by_text(wanted[0]["name"])).first.wait_for()
+    if details.count():  # the newer page tells in a corner first, the older one opens a dialog by itself
+        details.click()
     for file in wanted:
-        page.page.get_by_text(file["name"], exact=True).first.wait_for()
+        page.page.get_by_text(file["name"]).first.wait_for()
     assert page.page.get_by_role("button", name="Download", exact=False).count() >= len(wanted)
+    page.page.keyboard.press("Escape")
 
 
 def test_a_node_explains_itself_in_the_help_panel(page):

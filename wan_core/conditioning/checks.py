@@ -21,7 +21,7 @@ def check_tensor(x: Tensor, what: str, layout: str) -> None:
     if x.ndim != len(layout.split(",")) or 0 in x.shape:
         raise InputError(f"{what} must be [{layout}], none of them 0; got {list(x.shape)}. Connect another node here.")
     if not x.is_floating_point():
-        raise InputError(f"{what} must hold fractions (float); got {x.dtype}. The node before it in the graph is odd.")
+        raise InputError(f"{what} must hold fractions (float); got {x.dtype}. Convert it (a picture: divide by 255).")
     if not is_finite(x):
         raise InputError(f"{what} holds NaN or infinity; the node before it in the graph is broken.")
 

@@ -25,4 +25,6 @@ def spread(x: Tensor, batch: int, what: str) -> Tensor:
         return x
     if x.shape[0] == 1:
         return x.expand(batch, *x.shape[1:])
-    raise MismatchError(f"The {what} holds {x.shape[0]} samples, the latent {batch}. Use 1 or {batch}.")
+    raise MismatchError(
+        f"The {what} holds {x.shape[0]} samples, the latent {batch}. Use {'1' if batch == 1 else f'1 or {batch}'}."
+    )

@@ -28,7 +28,7 @@ from ..weights.load import LoadReport, check_load, load_module, read_raw
 log = logging.getLogger(__name__)
 
 CLASSES = {"dit": WanDiT, "umt5": Umt5Encoder, "clip_vision": ClipVision, "vae": WanVAE}
-SLOTS = {"dit": "diffusion model", "umt5": "text encoder", "clip_vision": "CLIP vision", "vae": "VAE"}
+SLOTS = {"dit": "diffusion model", "umt5": "text encoder", "clip_vision": "CLIP vision encoder", "vae": "VAE"}
 LOADERS = {
     "dit": "the model loader (models/diffusion_models)",
     "umt5": "the text encoder loader (models/text_encoders)",
@@ -151,7 +151,7 @@ def load_vae(path: Path, *, compute: Compute, dtype: str = "auto") -> VaeHandle:
     if spec is None:
         raise ModelFileError(
             f"{path.name} is a Wan VAE of {found.config.z_dim} latent channels; known are "
-            f"{' and '.join(str(n) for n in LATENTS)}."
+            f"{' and '.join(str(n) for n in LATENTS)}. Use the Wan 2.1 VAE, or for the 5B model the Wan 2.2 VAE."
         )
     return VaeHandle(config=found.config, spec=spec, weights=_resident(checkpoint, found, compute, dtype))
 

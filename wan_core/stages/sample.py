@@ -188,6 +188,7 @@ def sample(
     device = model.high.device
     like = given.to(device)
     conditions = [_condition(side, variant, like, ports) for side in (positive, negative) if side is not None]
+    _check_sides(positive, negative, ports)
     denoise = _denoiser(model, conditions, plan, clean, ports)
     ports.notify(describe(plan, variant))
     # All inputs are good. What a host cannot hold it refuses here, before noise of the same size is drawn.
@@ -242,8 +243,8 @@ def _given(start: StartLatent, plan: Plan, variant: WanVariant, ports: Ports) ->
         return variant.latent.normalise(samples)
     if not plan.add_noise:
         raise InputError(
-            f"start_step {plan.schedule.first} goes on with what another sampler left, and the latent is empty. "
-            "Connect that sampler's latent, or set start_step to 0."
+            f"The latent is empty and no noise is added to it: start_step {plan.schedule.first} without noise goes on "
+            "with what another sampler left. Connect that sampler's latent, or begin with start_step 0 and noise."
         )
     if plan.whole.sigmas[0] < ALMOST_ALL_NOISE:
         ports.notify(
@@ -315,6 +316,16 @@ def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) ->
     elif Feature.CLIP in variant.features:
         ports.notify(f"{variant.title} runs without CLIP vision features; with them it follows the picture better.")
     return _Inputs(text=text_context(side.text.float(), cfg, batch).to(x.device), concat=concat, clip=clip)
+
+
+def _check_sides(positive: Condition, negative: Condition | None, ports: Ports) -> None:
+    """A picture on one side only is guided away from or towards: nearly always a forgotten wire."""
+    sides = {"positive": positive, "negative": negative}
+    given = [name for name, side in sides.items() if side is not None and side.known_latent is not None]
+    if negative is not None and len(given) == 1:
+        ports.notify(
+            f"Only the {given[0]} conditioning carries the image. Connect both outputs of the image-to-video node."
+        )
 
 
 def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: CleanFrames | None, ports: Ports):

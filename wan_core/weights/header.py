@@ -68,7 +68,7 @@ MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "a gzip archive. Unpack it first."),
     (b"7z\xbc\xaf", "a 7-zip archive. Unpack it first."),
     (b"rar!", "a RAR archive. Unpack it first."),
-    (b"\x89png", "a PNG image, not a model."),
+    (b"\x89png", "a PNG image, not a model. Choose a model file."),
     (b"{", "a JSON text. Of a sharded model choose the .safetensors.index.json or one of its parts."),
 )
 

@@ -16,7 +16,7 @@ from ..errors import ModelFileError, first_few
 from ..runtime.linear import StoredLinear, storage_linears
 from . import keymaps
 from .checkpoint import Checkpoint
-from .detect import Detected, joined_shape, official_names
+from .detect import TITLES, Detected, joined_shape, official_names
 from .formats import (
     FP8,
     LAYER_FORMAT,
@@ -180,13 +180,13 @@ def _outside(name: str, detected: Detected) -> str | None:
 def _refuse(missing: list[str], unknown: list[str], detected: Detected) -> None:
     if missing:
         raise ModelFileError(
-            f"{len(missing)} tensors of the {detected.kind} are missing ({first_few(missing)}). The file is "
+            f"{len(missing)} tensors of the {TITLES[detected.kind]} are missing ({first_few(missing)}). The file is "
             f"incomplete or of another model. {DOWNLOAD_AGAIN}"
         )
     if unknown:
         raise ModelFileError(
-            f"{len(unknown)} tensors have no place in the {detected.kind} ({first_few(unknown)}). The file is of "
-            "another model, or of a kind that is not supported yet."
+            f"{len(unknown)} tensors have no place in the {TITLES[detected.kind]} ({first_few(unknown)}). The file is "
+            "of another model, or of a kind that is not supported yet."
         )
 
 

@@ -37,6 +37,7 @@ ALLOWED_NAMES = frozenset({
                                           "Bool", "ComplexFloat")),
     *(str(dtype).replace(".", " ") for dtype in (*ALLOWED_DTYPES, torch.complex64)),
 })  # fmt: skip
+OTHER_FILE = "Download it again from its official page, or use the safetensors file of the model."
 CONVERT = "python -m wan_core.weights.convert IN.pth OUT.safetensors"
 
 
@@ -152,7 +153,7 @@ def _checked_tensors(loaded: object, file_name: str, size: int) -> dict[str, Ten
         inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), dict)), None)
         loaded = loaded if inner is None else inner
     if not isinstance(loaded, dict):
-        raise ModelFileError(f"{file_name} holds a {type(loaded).__name__}, not a table of tensors.")
+        raise ModelFileError(f"{file_name} holds a {type(loaded).__name__}, not a table of tensors. {OTHER_FILE}")
     if not 0 < len(loaded) <= MAX_TENSORS:
         raise ModelFileError(f"{file_name} holds {len(loaded)} entries; a model has 1 to {MAX_TENSORS}.")
     tensors: dict[str, Tensor] = {}
@@ -162,7 +163,9 @@ def _checked_tensors(loaded: object, file_name: str, size: int) -> dict[str, Ten
         check_key(name, file_name)
         problem = _problem(value)
         if problem is not None:
-            raise ModelFileError(f"{file_name} was refused: {name!r} is {problem}; only plain tensors are accepted.")
+            raise ModelFileError(
+                f"{file_name} was refused: {name!r} is {problem}; only plain tensors are accepted. {OTHER_FILE}"
+            )
         tensors[name] = value.data
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > 2 * size:
         raise ModelFileError(f"{file_name} was refused: its tensors claim more memory than the file has bytes.")

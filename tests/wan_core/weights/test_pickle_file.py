@@ -75,6 +75,15 @@ def huge_view(path):
     return rezipped(path, lambda name, data: data.replace(b"K\x04\x85", b"J\x40\x42\x0f\x00\x85"))
 
 
+def contents(path, data, more=()):
+    """An archive with this table of contents."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, entry in (("m/data.pkl", data), ("m/version", b"3"), *more):
+            archive.writestr(name, entry)
+    return path
+
+
+BYTEARRAY = b"\x80\x02}X\x01\0\0\0ac__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85Rs."
 SPARSE = torch.eye(3).to_sparse()
 HOSTILE = {
     "os.system in a value": (lambda p, c: saved(p, {"a": Runs(c)}), "refused"),
@@ -113,6 +122,17 @@ HOSTILE = {
         "more memory",
     ),
     "deflated": (lambda p, c: deflated(saved(p, {"a": torch.zeros(10**6)})), "compressed"),
+    "bytearray of 2 GB": (lambda p, c: contents(p, BYTEARRAY), "bytearray"),
+    "a million lists": (lambda p, c: contents(p, b"\x80\x02" + b"]" * 10**6 + b"."), "longer than any model"),
+    "table of contents of 5 MB": (lambda p, c: contents(p, b"\x80\x02" + b"]" * 5_000_000 + b"."), "larger than any"),
+    "a name made at run time": (lambda p, c: contents(p, b"\x80\x04\x8c\x02os\x8c\x06system\x93)R."), "STACK_GLOBAL"),
+    "two tables of contents": (
+        lambda p, c: contents(p, b"\x80\x02}.", [("n/data.pkl", b"\x80\x02}.")]), "several tables",
+    ),
+    "a directory of 45000 files": (
+        lambda p, c: contents(p, b"\x80\x02}.", ((f"m/data/{i}", b"") for i in range(45_000))), "directory is longer",
+    ),
+    "zip bomb": (lambda p, c: deflated(contents(p, b"\x80\x02}.", [("m/data/0", bytes(5 * 10**7))])), "compressed"),
     "cut": (lambda p, c: truncated(saved(p, {"a": torch.ones(1000)})), "cut or damaged"),
     "TorchScript": (lambda p, c: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), p) or p, "TorchScript"),
     "other zip": (lambda p, c: zipfile.ZipFile(p, "w").writestr("a.txt", "x") or p, "no data.pkl"),
