@@ -1,6 +1,5 @@
 """Runs one row of the table, and judges it: verdict, words, time, memory, and that nothing was executed or written."""
 
-import gc
 import os
 import sys
 import time
@@ -112,7 +111,6 @@ def _status_mb(field: str) -> float:
 @contextmanager
 def peak_memory(result: list[float]) -> Iterator[None]:
     """The peak of the resident memory over what there was, in MB; nothing where the system does not tell it."""
-    gc.collect()
     try:
         Path("/proc/self/clear_refs").write_text("5")
         before = _status_mb("VmRSS")

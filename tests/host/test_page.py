@@ -44,6 +44,9 @@ DROP = """([text, name]) => {
     canvas.dispatchEvent(new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true}));
 }"""
 
+TELL_MISSING = """async (tell) =>
+  await app.extensionManager.setting.set("Comfy.Workflow.ShowMissingModelsWarning", tell)"""
+
 NODES = """() => app.graph._nodes.map((node) => ({
   type: node.type, known: node.type in LiteGraph.registered_node_types, box: [...node.pos, ...node.size],
 }))"""
@@ -91,17 +94,16 @@ class Page:
         page.keyboard.press("Escape")
         self.errors.clear()  # what the page says about its own start is not about us
 
-    def drop(self, name: str, *, keep_dialog: bool = False) -> None:
+    def drop(self, name: str, *, tell_missing: bool = False) -> None:
         """Drops a shipped workflow on the canvas, under an id of its own to know it by.
 
-        The older page puts a dialog about missing models over everything; it is closed unless it is asked for.
+        The older page puts a dialog about missing models over everything, so it tells of them only where it is asked.
         """
+        self.page.evaluate(TELL_MISSING, tell_missing)
         graph = WORKFLOWS[name].page | {"id": str(uuid.uuid4())}
         self.page.evaluate(DROP, [json.dumps(graph), "dropped.json"])
         self.page.wait_for_function("(id) => app.graph.id === id", arg=graph["id"])
         self.page.wait_for_timeout(1000)  # widgets that bring others are laid out after the graph is there
-        if not keep_dialog:
-            self.page.keyboard.press("Escape")
 
     def prompt(self) -> dict:
         """What the page would post now, as the API form writes it."""
@@ -173,7 +175,7 @@ def test_the_model_wire_has_its_colour(page):
 
 
 def test_missing_model_files_are_offered_for_download(page):
-    page.drop("wan2.2_t2v_a14b", keep_dialog=True)
+    page.drop("wan2.2_t2v_a14b", tell_missing=True)
     nodes = WORKFLOWS["wan2.2_t2v_a14b"].page["nodes"]
     wanted = [file for node in nodes for file in node["properties"].get("models", [])]
     assert len(wanted) == 4
