@@ -4,6 +4,7 @@ CLIP, CLIP_VISION and VAE carry the objects below: they do what native nodes cal
 sentence. CONDITIONING and LATENT are ComfyUI's own, read here.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,13 @@ from ..wan_core.variants import LATENTS, LatentSpec
 from .host import host_ports
 
 Model = io.Custom("WAN_CORE_MODEL")
+
+
+WEIGHTED = re.compile(r"(?<!\\)\([^()]*\)")
+BRACKETS = (
+    "Brackets and weights such as (word:1.2) are read as plain text: Wan's text encoder was trained without them."
+)
+NO_TILES = "The tile settings are not used: this VAE decodes and encodes the whole picture, a few frames at a time."
 
 
 class _Wire:
@@ -51,7 +59,10 @@ class ClipWire(_Wire):
         return ClipWire(self.handle)
 
     def tokenize(self, text_: str, return_word_ids: bool = False, **kwargs) -> dict[str, Tokens]:
-        """As native umT5 does: the text as it is, without the official cleaning."""
+        """The text as it is, without the official cleaning. Weights in brackets, which native text encoders apply, are
+        plain text here, and the node says so."""
+        if WEIGHTED.search(text_):
+            host_ports().notify(BRACKETS)
         return {"umt5xxl": text.tokenize(self.handle, text_, host_ports(), clean=False)}
 
     def encode_from_tokens(self, tokens, return_pooled=False, return_dict=False, **kwargs):
@@ -109,11 +120,13 @@ class VaeWire(_Wire):
         return vae.decode(self.handle, samples, host_ports())
 
     def encode_tiled(self, pixels: Tensor, **tiling) -> Tensor:
-        """The whole: nothing is gained by tiles that the streaming encoder needs, so they are not made."""
+        """The whole, streamed; tiles would change the result."""
+        host_ports().notify(NO_TILES)
         return self.encode(pixels)
 
     def decode_tiled(self, samples: Tensor, **tiling) -> Tensor:
-        """The whole, for the same reason."""
+        """The whole, streamed; tiles would change the result."""
+        host_ports().notify(NO_TILES)
         return self.decode(samples)
 
 

@@ -1,5 +1,6 @@
 """Cancel in a real host: it acts at once, and the next run is as if it had not been."""
 
+import json
 import threading
 import time
 
@@ -25,20 +26,22 @@ def job(files: dict, name: str, steps: int, size: int = 64, end_step: int = 1000
 
 def test_a_run_after_a_cancelled_one_is_bit_identical_and_the_host_lives_on(client, tiny_files):
     client.run(job(tiny_files, "cancel_clean", steps=4))
-    outcome: list = []
+    outcome, sampling = [], threading.Event()
+    long_job = job(tiny_files, "cancel_long", steps=900, size=128)
+
+    def on_progress(node: str, value: float, maximum: float) -> None:
+        if value >= 1 and long_job[node]["class_type"] == "WanCoreSampler":
+            sampling.set()
 
     def long_run():
         try:
-            outcome.append(client.run(job(tiny_files, "cancel_long", steps=900, size=128)))
+            outcome.append(client.run(long_job, on_progress=on_progress))
         except api_client.JobError as error:
             outcome.append(error)
 
     worker = threading.Thread(target=long_run)
     worker.start()
-    deadline = time.monotonic() + 120
-    while not client.get("/queue")["queue_running"] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(3)
+    assert sampling.wait(120), "sampling never began"
     pressed = time.monotonic()
     client.post("/interrupt", {})
     worker.join(60)
@@ -50,10 +53,19 @@ def test_a_run_after_a_cancelled_one_is_bit_identical_and_the_host_lives_on(clie
     assert torch.equal(clean, after)
 
 
+def loaded_models(client, name: str) -> list[str]:
+    graph = Graph()
+    graph.add("WanTestLoaded", name=name)
+    client.run(graph.prompt)
+    return json.loads((client.host.output_dir / f"{name}.json").read_text())
+
+
 def test_free_takes_our_models_off_the_hosts_list_and_the_next_run_is_the_same(client, tiny_files):
     client.run(job(tiny_files, "free_before", steps=3))
+    assert {"WanDiT", "WanVAE"} <= set(loaded_models(client, "loaded_before"))
     client.post("/free", {"unload_models": True, "free_memory": True})
     time.sleep(2)
+    assert not {"WanDiT", "WanVAE", "Umt5Encoder"} & set(loaded_models(client, "loaded_after"))
     client.run(job(tiny_files, "free_after", steps=3, end_step=9999))
     before, after = (dumped(client.host.output_dir, f"free_{name}") for name in ("before", "after"))
     assert torch.equal(before, after)

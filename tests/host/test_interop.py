@@ -136,16 +136,18 @@ def test_each_setting_by_itself_changes_the_latent(client, tiny_files, pictures,
         assert (ours - base).abs().max() > FAR, case
 
 
-def test_another_prompt_changes_the_latent(client, tiny_files):
+@pytest.mark.parametrize("role", ["t2v", "i2v", "i2v_a14b"])
+def test_another_prompt_changes_the_latent(client, tiny_files, pictures, role):
     graph = Graph()
     parts = loaders(graph, tiny_files)
-    model = our_model(graph, tiny_files, "t2v")
+    model = our_model(graph, tiny_files, MODELS[role])
     latent = graph.add("EmptyHunyuanLatentVideo", **SIZE, length=FRAMES, batch_size=1)
     for name, prompt in (("a", "a red fox in snow"), ("b", "a blue whale at night")):
         text = graph.add("WanCoreTextEncode", clip=parts["text_encoder"], positive=prompt, negative="")
-        graph.dump(our_sampler(graph, model, text.wire(0), text.wire(1), latent), f"prompt_{name}")
+        sides = conditions(graph, {**parts, "text": text}, role, tiny_files, pictures)
+        graph.dump(our_sampler(graph, model, sides[0], sides[1], latent), f"prompt_{role}_{name}")
     client.run(graph.prompt)
-    first, second = (dumped(client.host.output_dir, f"prompt_{name}") for name in "ab")
+    first, second = (dumped(client.host.output_dir, f"prompt_{role}_{name}") for name in "ab")
     assert (first - second).abs().max() > FAR
 
 
@@ -174,15 +176,20 @@ def test_a_pair_equals_two_native_samplers_split_by_step(client, tiny_files):
     ours_high, ours_low = (our_model(graph, tiny_files, name) for name in ("t2v_high", "t2v_low"))
     half = our_sampler(graph, ours_high, *sides, latent, end_step=4, **settings)
     graph.dump(our_sampler(graph, ours_low, *sides, half, start_step=4, **settings), "pair_halves")
+    third = graph.add(
+        "KSamplerAdvanced", model=low, latent_image=half, add_noise="disable", start_at_step=4, end_at_step=10000,
+        return_with_leftover_noise="disable", **shared,
+    )  # fmt: skip
+    graph.dump(third, "pair_mixed_back")
     graph.dump(our_sampler(graph, ours_low, *sides, first, start_step=4, **settings), "pair_mixed")
     graph.dump(our_sampler(graph, ours_high, *sides, latent, **settings), "pair_high_only")
     client.run(graph.prompt)
-    native, ours, halves, mixed, high_only = (
-        dumped(client.host.output_dir, f"pair_{name}") for name in ("native", "ours", "halves", "mixed", "high_only")
-    )
+    names = ("native", "ours", "halves", "mixed", "mixed_back", "high_only")
+    native, ours, halves, mixed, back, high_only = (dumped(client.host.output_dir, f"pair_{name}") for name in names)
     assert (native - ours).abs().max() <= CLOSE
     assert (native - halves).abs().max() <= CLOSE, "our two halves do not meet"
     assert (native - mixed).abs().max() <= CLOSE, "our sampler does not go on where the native one left off"
+    assert (native - back).abs().max() <= CLOSE, "the native sampler does not go on where ours left off"
     assert (native - high_only).abs().max() > FAR, "the switch makes no difference, so nothing was tested"
 
 

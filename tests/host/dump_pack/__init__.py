@@ -1,7 +1,9 @@
 """A node for tests: writes any tensor on a wire to a file, so that wires can be compared outside the host."""
 
+import json
 from pathlib import Path
 
+import comfy.model_management
 import folder_paths
 from safetensors.torch import save_file
 
@@ -32,4 +34,21 @@ class Dump:
         return {}
 
 
-NODE_CLASS_MAPPINGS = {"WanTestDump": Dump}
+class Loaded:
+    """Writes down which models the host has in its list now."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"name": ("STRING", {})}}
+
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    def run(self, name):
+        models = [type(loaded.model.model).__name__ for loaded in comfy.model_management.current_loaded_models]
+        Path(folder_paths.get_output_directory(), f"{name}.json").write_text(json.dumps(models))
+        return {}
+
+
+NODE_CLASS_MAPPINGS = {"WanTestDump": Dump, "WanTestLoaded": Loaded}

@@ -151,7 +151,7 @@ def test_one_missing_tensor_is_named(tmp_path):
     del state["blocks.1.ffn.2.bias"]
     save_file(state, tmp_path / "m.safetensors")
     with pytest.raises(
-        ModelFileError, match=r"m\.safetensors: 1 tensors of the dit are missing \(blocks\.1\.ffn\.2\.bias\)"
+        ModelFileError, match=r"m\.safetensors: 1 tensors of the Wan model are missing \(blocks\.1\.ffn\.2\.bias\)"
     ):
         load(tmp_path / "m.safetensors")
 
@@ -169,7 +169,7 @@ def test_one_missing_tensor_is_named(tmp_path):
 )
 def test_one_tensor_too_many_is_named(extra, tmp_path):
     save_file({**state_of("t2v"), extra: torch.ones(2)}, tmp_path / "m.safetensors")
-    with pytest.raises(ModelFileError, match=rf"1 tensors have no place in the dit \({extra}\)"):
+    with pytest.raises(ModelFileError, match=rf"1 tensors have no place in the Wan model \({extra}\)"):
         load(tmp_path / "m.safetensors")
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from wan_core.errors import ModelFileError
 from wan_core.weights import pickle_file
+from wan_core.weights.header import DTYPES
 from wan_core.weights.pickle_file import read_pickle
 
 
@@ -167,6 +168,13 @@ def test_the_official_layout_is_read_to_the_bit(tmp_path):
     read = read_pickle(saved(tmp_path / "model.pth", tensors))
     assert list(read) == ["a", "b", "c"]
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES.values(), key=str), ids=str)
+def test_every_type_that_a_file_may_hold_is_read(dtype, tmp_path):
+    tensor = torch.ones(3).to(dtype)
+    read = read_pickle(saved(tmp_path / "model.pth", {"a": tensor, "b": nn.Parameter(tensor, requires_grad=False)}))
+    assert all(torch.equal(one.view(torch.uint8), tensor.view(torch.uint8)) for one in read.values())
 
 
 def test_a_state_dict_of_a_module_and_one_wrapping_level_are_read(tmp_path):
