@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wan_core.conditioning.known_frames import concat_channels, known_mask, known_video, resize
+from wan_core.conditioning.known_frames import concat_channels, known_mask, known_video
 from wan_core.configs import ClipVisionConfig, Umt5Config
 from wan_core.grid import Grid, latent_frames
 from wan_core.models.clip_vision import ClipVision, preprocess
@@ -107,6 +107,11 @@ def judge_rope(golden: Golden) -> Results:
             turned = rotate(x[:, : len(cos)], cos, sin)
             results[name] = Expected(torch.cat((turned, x[:, len(cos) :]), dim=1), 1e-6)
     return results
+
+
+def resize(images_B3HW: Tensor, height: int, width: int) -> Tensor:
+    """As the official code resizes a start image; the nodes scale to cover and cut the centre (``stages.image``)."""
+    return F.interpolate(images_B3HW, size=(height, width), mode="bicubic", align_corners=False)
 
 
 def judge_conditioning(golden: Golden) -> Results:

@@ -20,7 +20,9 @@ def job(files: dict, name: str, steps: int, size: int = 64, end_step: int = 1000
     text = parts["text"]
     settings = {"steps": steps, "end_step": end_step, "solver": "unipc", "schedule": "auto"}
     sampled = our_sampler(graph, pair, text.wire(0), text.wire(1), latent, **settings)
-    graph.dump(graph.add("WanCoreVAEDecode", vae=parts["vae"], samples=sampled), name)
+    images = graph.add("WanCoreVAEDecode", vae=parts["vae"], samples=sampled)
+    graph.dump(images, name)
+    graph.add("WanTestLoaded", name=f"{name}_loaded", after=images)
     return graph.prompt
 
 
@@ -53,19 +55,20 @@ def test_a_run_after_a_cancelled_one_is_bit_identical_and_the_host_lives_on(clie
     assert torch.equal(clean, after)
 
 
-def loaded_models(client, name: str) -> list[str]:
-    graph = Graph()
-    graph.add("WanTestLoaded", name=name)
-    client.run(graph.prompt)
-    return json.loads((client.host.output_dir / f"{name}.json").read_text())
+def loaded_models(client, name: str) -> set[str]:
+    """Which models were in the host's list when a ``WanTestLoaded`` of that name ran."""
+    return set(json.loads((client.host.output_dir / f"{name}.json").read_text()))
 
 
 def test_free_takes_our_models_off_the_hosts_list_and_the_next_run_is_the_same(client, tiny_files):
     client.run(job(tiny_files, "free_before", steps=3))
-    assert {"WanDiT", "WanVAE"} <= set(loaded_models(client, "loaded_before"))
+    assert {"WanDiT", "WanVAE"} <= loaded_models(client, "free_before_loaded")
     client.post("/free", {"unload_models": True, "free_memory": True})
     time.sleep(2)
-    assert not {"WanDiT", "WanVAE", "Umt5Encoder"} & set(loaded_models(client, "loaded_after"))
+    graph = Graph()
+    graph.add("WanTestLoaded", name="freed_loaded")
+    client.run(graph.prompt)
+    assert not {"WanDiT", "WanVAE", "Umt5Encoder"} & loaded_models(client, "freed_loaded")
     client.run(job(tiny_files, "free_after", steps=3, end_step=9999))
     before, after = (dumped(client.host.output_dir, f"free_{name}") for name in ("before", "after"))
     assert torch.equal(before, after)

@@ -6,7 +6,6 @@ Source: Wan-Video/Wan2.1 ``wan/image2video.py`` and ``wan/first_last_frame2video
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -58,13 +57,6 @@ def known_video(grid: Grid, first_3FHW: Tensor | None, last_3FHW: Tensor | None)
         yield torch.zeros(1, 3, 1, grid.height, grid.width, dtype=like.dtype, device=like.device)
     if last:
         yield last_3FHW[None, :, -last:]
-
-
-def resize(images_B3HW: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic without antialiasing, as the official code resizes a start image; values in [-1, 1]."""
-    if images_B3HW.shape[-2:] == (height, width):
-        return images_B3HW
-    return F.interpolate(images_B3HW, size=(height, width), mode="bicubic", align_corners=False)
 
 
 def concat_channels(known_latent: Tensor | None, mask: Tensor | None, spec: LatentSpec, like: Tensor) -> Tensor:

@@ -39,13 +39,13 @@ class Loaded:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"name": ("STRING", {})}}
+        return {"required": {"name": ("STRING", {})}, "optional": {"after": (AnyWire("*"),)}}
 
     RETURN_TYPES = ()
     FUNCTION = "run"
     OUTPUT_NODE = True
 
-    def run(self, name):
+    def run(self, name, after=None):
         models = [type(loaded.model.model).__name__ for loaded in comfy.model_management.current_loaded_models]
         Path(folder_paths.get_output_directory(), f"{name}.json").write_text(json.dumps(models))
         return {}
