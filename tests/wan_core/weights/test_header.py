@@ -118,12 +118,15 @@ def test_a_bad_file_is_refused_by_name_within_half_a_second(name, tmp_path):
     content, words = BAD[name]
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    begin = time.process_time()
-    with pytest.raises(ModelFileError) as caught:
-        read_header(path)
+    seconds = []
+    for _ in range(3):  # the fastest counts: a garbage collection of the whole test run may fall into one of them
+        begin = time.process_time()
+        with pytest.raises(ModelFileError) as caught:
+            read_header(path)
+        seconds.append(time.process_time() - begin)
     assert words in str(caught.value)
     assert "model.safetensors" in str(caught.value)
-    assert time.process_time() - begin < 0.5
+    assert min(seconds) < 0.5
 
 
 def test_missing_files_folders_and_devices_are_refused(tmp_path):
