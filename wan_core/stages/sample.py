@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..conditioning.checks import check_tensor
 from ..conditioning.clip_tokens import clip_context
@@ -341,7 +341,7 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
             module = weights.module
             t = clean.timesteps(step.timestep, x) if clean is not None else x.new_full((x.shape[0],), step.timestep)
             stacked = x if inputs.concat is None else torch.cat((x, inputs.concat), dim=1)
-            return _run(module, stacked, t, inputs, ports)
+            return module(stacked, t, inputs.text, inputs.clip, walk=ports.walk)
 
         uncond = conditions[1] if len(conditions) > 1 else None
         return guided(predict, conditions[0], uncond, guidance)
@@ -353,10 +353,6 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
     if plan.switch_step is not None:
         return by_step(high=high, low=low, switch_step=plan.switch_step)
     return by_boundary(high=high, low=low, boundary=plan.boundary)
-
-
-def _run(module: nn.Module, x: Tensor, t: Tensor, inputs: _Inputs, ports: Ports) -> Tensor:
-    return module(x, t, inputs.text, inputs.clip, walk=ports.walk)
 
 
 def activation_bytes(cfg: DitConfig, x: Tensor) -> int:
