@@ -172,6 +172,7 @@ PROMPTS = [
     accepted("only spaces", prompt(" \n\t ")),
     accepted("10,000 tokens", prompt("cat " * 10_000), "tokens long", "reads 512", "were cut off"),
     refused("1 MB of text", prompt("x" * 2**20), INPUT, "1048576 characters", "200000", "Shorten"),
+    accepted("a prompt in the wrong encoding", prompt("schÃ¶n"), "wrong encoding", '"schön", type it so'),
     accepted("the longest text that is read", prompt("Ω " * 100_000), "cut off"),
     *(accepted(f"{what}, {how}", prompt(words, clean))
       for clean, how in ((True, "our node"), (False, "native node"))

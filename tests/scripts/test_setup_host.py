@@ -41,18 +41,18 @@ def test_a_python_that_does_not_exist_is_refused(checkout):
 
 
 def test_missing_packages_in_a_users_environment_are_named_and_not_installed(checkout, monkeypatch):
-    monkeypatch.setattr(setup_host, "missing_requirements", lambda python: ["ftfy"])
+    monkeypatch.setattr(setup_host, "missing_requirements", lambda python: ["sentencepiece"])
     monkeypatch.setattr(setup_host, "pip", lambda *args, **kwargs: pytest.fail("something was installed"))
-    with pytest.raises(SetupError, match=r"lacks ftfy\. Nothing was changed there: run again with --install"):
+    with pytest.raises(SetupError, match=r"lacks sentencepiece\. Nothing was changed there: run again with --install"):
         setup_host.own_host(str(checkout), sys.executable)
 
 
 def test_install_installs_only_what_is_missing(checkout, monkeypatch):
     installed = []
-    monkeypatch.setattr(setup_host, "missing_requirements", lambda python: ["ftfy"])
+    monkeypatch.setattr(setup_host, "missing_requirements", lambda python: ["sentencepiece"])
     monkeypatch.setattr(setup_host, "pip", lambda python, *args, what: installed.append((python, args)))
     env = setup_host.own_host(str(checkout), sys.executable, install=True)
-    assert installed == [(env.python, ("ftfy",))]
+    assert installed == [(env.python, ("sentencepiece",))]
 
 
 def test_this_python_lacks_nothing_the_pack_needs():

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..runtime.finite import check_finite
 from ..runtime.ports import Ports
-from ..text.clean import clean_prompt
+from ..text.clean import clean_prompt, misread
 from ..text.tokenizer import Tokens
 from .load import TextEncoderHandle
 
@@ -17,9 +17,14 @@ MAX_CHARACTERS = 200_000
 
 
 def tokenize(encoder: TextEncoderHandle, prompt: str, ports: Ports, clean: bool = True) -> Tokens:
-    """Clean a prompt and cut it into at most 512 tokens; a cut is told with both counts."""
+    """Clean a prompt and cut it into at most 512 tokens; a cut is told with both counts, a wrong encoding too."""
     if len(prompt) > MAX_CHARACTERS:
         raise InputError(f"The prompt has {len(prompt)} characters; at most {MAX_CHARACTERS} are read. Shorten it.")
+    if clean and (meant := misread(prompt)):
+        ports.notify(
+            "The prompt looks like text decoded with the wrong encoding and is read as it is typed. If it should say "
+            f'"{meant[:60]}", type it so.'
+        )
     tokens = encoder.tokenizer().encode(clean_prompt(prompt) if clean else prompt, TEXT_ROWS)
     if tokens.total > len(tokens.ids):
         ports.notify(
