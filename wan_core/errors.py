@@ -27,6 +27,10 @@ class CapacityError(WanError):
     """The work cannot fit in the memory that there is."""
 
 
+class TrainingError(WanError):
+    """Training cannot begin or go on; what had been learned until then is on disk."""
+
+
 def first_few(names: Iterable[str], limit: int = 5) -> str:
     """``a, b, c ... and 12 more``: the beginning of a list for a message."""
     names = list(names)

@@ -48,10 +48,10 @@ class Attention(nn.Module):
         k = rotate(self.split(self.norm_k(self.k(x_BLd))), *rope)
         return self.o(attention(q, k, self.split(self.v(x_BLd)), mask).flatten(2))
 
-    def to_context(self, x_BLd: Tensor, text_BSd: Tensor, image_BSd: Tensor | None) -> Tensor:
+    def to_context(self, x_BLd: Tensor, text_BSd: Tensor, image_BSd: Tensor | None, text_bias: Tensor | None) -> Tensor:
         """Attend to the text and, separately with the same queries, to the image tokens; the two are added."""
         q = self.split(self.norm_q(self.q(x_BLd)))
-        out = attention(q, self.split(self.norm_k(self.k(text_BSd))), self.split(self.v(text_BSd)))
+        out = attention(q, self.split(self.norm_k(self.k(text_BSd))), self.split(self.v(text_BSd)), text_bias)
         if image_BSd is not None:
             k = self.split(self.norm_k_img(self.k_img(image_BSd)))
             out = out + attention(q, k, self.split(self.v_img(image_BSd)))
@@ -79,13 +79,14 @@ class Block(nn.Module):
         text_BSd: Tensor,
         image_BSd: Tensor | None = None,
         mask: Tensor | None = None,
+        text_bias: Tensor | None = None,
     ) -> Tensor:
         x = x_BLd
         # A row per distinct timestep, spread over the tokens only where it is used: clips with clean frames have two.
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time_U6d).unbind(1)
         h = modulate(layer_norm(x, self.eps), shift1[which_BL], scale1[which_BL])
         x = x + gate1[which_BL] * self.self_attn.to_self(h, rope, mask)
-        x = x + self.cross_attn.to_context(self.norm3(x.to(self.norm3.weight.dtype)), text_BSd, image_BSd)
+        x = x + self.cross_attn.to_context(self.norm3(x.to(self.norm3.weight.dtype)), text_BSd, image_BSd, text_bias)
         h = modulate(layer_norm(x, self.eps), shift2[which_BL], scale2[which_BL])
         return x + gate2[which_BL] * self.ffn(h)
 
@@ -164,6 +165,7 @@ class WanDiT(nn.Module):
         text: Tensor,
         clip: Tensor | None = None,
         walk: Walk = iter,
+        text_bias: Tensor | None = None,
     ) -> Tensor | list[Tensor]:
         """Predict the velocity.
 
@@ -175,6 +177,8 @@ class WanDiT(nn.Module):
                 attended without a mask, as the model was trained; more rows are attended as they are.
             clip: CLIP tokens ``[B, 257 or 514, img_dim]`` for models with an image branch.
             walk: yields the blocks one after another (see ``runtime/ports.py``).
+            text_bias: added to the scores of the rows of ``text``, ``[B, S]``: ``log n`` makes a row weigh as much
+                as n equal rows. ``text`` must then have at least ``text_len`` rows (0 in training).
 
         Returns:
             float32, ``[B, out_dim, T, h, w]`` or the list of such. Odd sides are padded to the patch and cut again.
@@ -185,9 +189,10 @@ class WanDiT(nn.Module):
         e_Ud, e0_U6d, which_BL = self._time(t, tokens_BLd.shape[1])
         text_BSd = self.text_embedding(F.pad(text, (0, 0, 0, max(0, self.config.text_len - text.shape[1]))))
         image_BSd = self.img_emb(clip) if clip is not None else None
+        bias = None if text_bias is None else text_bias[:, None, None]
 
         for block in walk(self.blocks):
-            tokens_BLd = block(tokens_BLd, e0_U6d, which_BL, rope, text_BSd, image_BSd, mask)
+            tokens_BLd = block(tokens_BLd, e0_U6d, which_BL, rope, text_BSd, image_BSd, mask, bias)
 
         patches_BLp = self.head(tokens_BLd, e_Ud, which_BL).float()
         if samples is None:

@@ -12,13 +12,14 @@ def attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask: Tensor | Non
     Args:
         q_BLHD: queries, ``[batch, tokens, heads, head_dim]``.
         k_BSHD, v_BSHD: keys and values over ``S`` tokens. ``q`` and ``k`` are cast to ``v``'s dtype.
-        mask: boolean, broadcastable to ``[B, H, L, S]``; True is attended.
+        mask: broadcastable to ``[B, H, L, S]``; boolean (True is attended), or float, added to the scores.
         backend: a key of :data:`BACKENDS`.
 
     Returns:
         ``[B, L, H, D]`` in ``v``'s dtype.
     """
     dtype = v_BSHD.dtype
+    mask = mask.to(dtype) if mask is not None and mask.is_floating_point() else mask
     return BACKENDS[backend](q_BLHD.to(dtype), k_BSHD.to(dtype), v_BSHD, mask)
 
 

@@ -1,0 +1,40 @@
+"""``python -m wan_core.training``: the command line of the trainer."""
+
+import argparse
+import logging
+import sys
+
+from ..errors import WanError
+from . import commands
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m wan_core.training",
+        description="Train a Wan VAE or transformer. The same command goes on where an interrupted run stopped.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{" + ",".join(commands.COMMANDS) + "}")
+    for name, command in commands.COMMANDS.items():
+        summary = command.run.__doc__.splitlines()[0]
+        sub = kinds.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        command.options(sub)
+        commands.common_options(sub, command.lr)
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        paths = commands.COMMANDS[args.kind].run(args)
+    except WanError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; the state is saved. The same command goes on from there.\n")
+        return 130
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""What the command line can train: the options of each kind, and how they become a task."""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ..configs import VaeConfig
+from ..errors import InputError
+from ..models.dit import WanDiT
+from ..models.umt5 import Umt5Encoder
+from ..models.vae import WanVAE
+from ..stages.load import load_model, load_text_encoder, load_vae
+from ..weights.checkpoint import open_checkpoint
+from ..weights.load import read_raw
+from .clips import ClipSize, InMemory, open_clips
+from .dit_task import DitSettings, DitTask
+from .flow import SigmaSettings
+from .latents import encode_clips
+from .loop import LoopSettings, train
+from .optim import OptimSettings
+from .phases import Phase
+from .show import COMPUTE, Show, ShowSettings, is_image_model
+from .trainable import check_exists, trainable
+from .vae_clip import compile_kernels
+from .vae_task import VaeSettings, VaeTask, init_vae
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Adds its options to a parser; runs on what was parsed; its usual learning rate."""
+
+    options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], list[Path]]
+    lr: float
+
+
+def common_options(parser: argparse.ArgumentParser, lr: float) -> None:
+    """What every kind of training takes."""
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run: states, loss.png, samples, files")
+    parser.add_argument("--data", required=True, help="folder with metadata.csv (file_name,text), or module:function")
+    parser.add_argument("--held", help="the same for clips that are only shown and measured (default: --data)")
+    parser.add_argument("--size", type=int, nargs=2, default=(64, 64), metavar=("W", "H"), help="pixels")
+    parser.add_argument("--frames", type=int, default=17, help="frames of a clip, 4n+1")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
+    parser.add_argument("--lr", type=float, default=lr, help="peak learning rate; falls along a cosine")
+    parser.add_argument("--lr-end", type=float, default=0.03, help="where the cosine ends, as a part of --lr")
+    parser.add_argument("--warmup", type=int, default=100, help="steps of rising learning rate")
+    parser.add_argument("--weight-decay", type=float, default=0.01)
+    parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
+    parser.add_argument("--ema", type=float, default=0.998, help="decay of the averaged weights, which are exported")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="bf16: autocast")
+    parser.add_argument("--compile", action="store_true", help="fused kernels: faster steps, needs a C++ compiler")
+    parser.add_argument("--accumulate", type=int, default=1, help="batches per step")
+    parser.add_argument("--save-every", type=int, default=250, help="steps between states")
+    parser.add_argument("--sample-every", type=int, default=500, help="steps between samples (0: none)")
+    parser.add_argument("--log-every", type=int, default=50, help="steps between lines of the log")
+
+
+def _settings(args: argparse.Namespace, steps: int) -> tuple[LoopSettings, OptimSettings]:
+    loop = LoopSettings(
+        steps=steps,
+        accumulate=args.accumulate,
+        save_every=args.save_every,
+        sample_every=args.sample_every,
+        log_every=args.log_every,
+    )
+    optim = OptimSettings(
+        optimizer=args.optimizer,
+        lr=args.lr,
+        lr_end=args.lr_end,
+        warmup=args.warmup,
+        weight_decay=args.weight_decay,
+        clip=args.clip,
+        ema=args.ema,
+    )
+    return loop, optim
+
+
+def _size(args: argparse.Namespace) -> ClipSize:
+    return ClipSize(width=args.size[0], height=args.size[1], frames=args.frames)
+
+
+def _phases_option(parser: argparse.ArgumentParser, default: list[str]) -> None:
+    parser.add_argument(
+        "--phases", nargs="+", default=default, metavar="FRAMESxBATCHxSTEPS", help="batches, one kind after another"
+    )
+
+
+def _phases(args: argparse.Namespace) -> tuple[Phase, ...]:
+    phases = tuple(Phase.parse(text) for text in args.phases)
+    longest = max(phase.frames for phase in phases)
+    if longest > args.frames:
+        raise InputError(f"a phase has {longest} frames, the clips {args.frames}. Raise --frames or shorten the phase.")
+    return phases
+
+
+def vae_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dim", type=int, default=16, help="base width (Wan 2.1: 96)")
+    _phases_option(parser, ["1x16x1500", "5x4x1200", "9x3x800"])
+    parser.add_argument("--kl", type=float, default=1e-4, help="weight of the Kullback-Leibler term")
+
+
+def run_vae(args: argparse.Namespace) -> list[Path]:
+    """Train a VAE of the Wan 2.1 structure from nothing; writes vae.safetensors (bf16)."""
+    phases = _phases(args)
+    if args.compile:
+        compile_kernels()
+    vae = WanVAE(VaeConfig(dim=args.dim, dec_dim=args.dim))
+    init_vae(vae, args.seed)
+    settings = VaeSettings(phases=phases, kl=args.kl, bf16=args.precision == "bf16", seed=args.seed)
+    size = _size(args)
+    task = VaeTask(
+        vae, InMemory(open_clips(args.data, size)), InMemory(open_clips(args.held or args.data, size)), settings
+    )
+    loop, optim = _settings(args, sum(phase.steps for phase in phases))
+    chosen = asdict(settings) | {"dim": args.dim, "data": args.data, "size": asdict(size)}
+    return train(task, args.out, loop, optim, chosen)
+
+
+def dit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="the transformer to train further (bf16, fp16, fp32)")
+    parser.add_argument("--vae", type=Path, required=True, help="its VAE")
+    parser.add_argument("--text-encoder", type=Path, required=True, help="its umT5, with the tokenizer in it or beside")
+    parser.add_argument("--train-text-encoder", action="store_true", help="train the text encoder too")
+    _phases_option(parser, ["17x32x3000"])
+    parser.add_argument("--shift", type=float, default=3.0, help="above 1: more of the high noise levels")
+    parser.add_argument(
+        "--sigma", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"),
+        help="noise levels of an expert, for example 0.875 1",
+    )  # fmt: skip
+    parser.add_argument("--drop-text", type=float, default=0.1, help="share of captions left out, for guidance")
+    parser.add_argument("--cache", type=Path, help="file for the encoded clips (default: in --out)")
+    parser.add_argument("--checkpoint", action="store_true", help="gradient checkpointing: less memory, more time")
+
+
+def run_dit(args: argparse.Namespace) -> list[Path]:
+    """Train a transformer by flow matching, text or image to video; writes dit.safetensors (bf16)."""
+    for option in ("model", "vae", "text_encoder"):
+        check_exists(getattr(args, option), f"--{option.replace('_', '-')}")
+    model = load_model(args.model, compute=COMPUTE, dtype="fp32", notify=lambda text: None)
+    vae = load_vae(args.vae, compute=COMPUTE, dtype="fp32")
+    encoder = load_text_encoder(args.text_encoder, compute=COMPUTE, dtype="fp32")
+    size = _size(args)
+    config = model.variant.dit
+    files = {name: _fingerprint(getattr(args, name)) for name in ("vae", "text_encoder")}
+    key = json.dumps({"data": args.data, "size": asdict(size), "images": is_image_model(config)} | files)
+    clips = encode_clips(
+        open_clips(args.data, size),
+        vae,
+        encoder,
+        images=is_image_model(config),
+        rows=not args.train_text_encoder,
+        key=key,
+        path=args.cache or args.out / "clips.safetensors",
+    )
+    settings = DitSettings(
+        phases=_phases(args),
+        sigma=SigmaSettings(shift=args.shift, low=args.sigma[0], high=args.sigma[1]),
+        drop_text=args.drop_text,
+        bf16=args.precision == "bf16",
+        checkpoint=args.checkpoint,
+        seed=args.seed,
+    )
+    dit = trainable(WanDiT(replace(config, text_len=0)), model.high)
+    if args.compile:
+        for block in dit.blocks:
+            block.compile()
+    trained_text = {}
+    if args.train_text_encoder:
+        with open_checkpoint(args.text_encoder) as file:
+            trained_text["spiece"] = read_raw(file, "spiece_model")
+        trained_text["encoder"] = trainable(Umt5Encoder(encoder.config), encoder.weights)
+    show = Show(vae, encoder, open_clips(args.held or args.data, size), ShowSettings())
+    task = DitTask(dit, clips, settings, show=show, **trained_text)
+    loop, optim = _settings(args, sum(phase.steps for phase in settings.phases))
+    return train(task, args.out, loop, optim, asdict(settings) | {"model": _fingerprint(args.model), "clips": key})
+
+
+def _fingerprint(path: Path) -> str:
+    """What tells one file from another in the settings of a run."""
+    return f"{path.name} {path.stat().st_size}"
+
+
+COMMANDS: dict[str, Command] = {
+    "vae": Command(options=vae_options, run=run_vae, lr=3e-3),
+    "dit": Command(options=dit_options, run=run_dit, lr=1e-3),
+}
+"""Name on the command line -> what it does."""

@@ -1,0 +1,171 @@
+"""The loop that every training shares: steps, averages, states on disk, the loss curve, samples, and how it ends."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+from .curve import draw_curve
+from .optim import Average, Optimizer, OptimSettings, lr_at
+from .state import RunState, load_state, save_state
+
+log = logging.getLogger(__name__)
+
+
+class Task(Protocol):
+    """What is trained, and on what."""
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Everything that is trained, by name."""
+        ...
+
+    def loss(self, step: int, part: int) -> Tensor:
+        """The loss of one batch. The same ``step`` and ``part`` (of an accumulated step) always draw the same batch,
+        noise and captions, which is what makes a resumed run equal to an unbroken one."""
+        ...
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path) -> list[Path]:
+        """Write model files of these weights into ``folder``."""
+        ...
+
+    def sample(self, weights: Mapping[str, Tensor], path: Path) -> str | None:
+        """Show what these weights can do, as a file beginning with ``path``; returns a line for the log."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """``steps`` in all; the rest is how often (in steps, 0: never)."""
+
+    steps: int
+    accumulate: int = 1
+    save_every: int = 500
+    sample_every: int = 0
+    log_every: int = 50
+
+
+def train(task: Task, folder: Path, loop: LoopSettings, optim: OptimSettings, settings: dict) -> list[Path]:
+    """Train to the end, from the newest state in ``folder`` if there is one.
+
+    Args:
+        task: what to train.
+        folder: gets states, ``loss.png``, samples and, at the end, the model files.
+        settings: everything else that the result depends on; a state made with others is refused.
+
+    Returns:
+        The model files, made of the averaged weights.
+
+    Raises:
+        TrainingError: the loss is not finite (the last good state is kept), the disk is full, other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(task, folder, loop, optim, settings | asdict(optim) | {"accumulate": loop.accumulate})
+    run.resume()
+    try:
+        while run.step < loop.steps:
+            run.one_step()
+    except KeyboardInterrupt:
+        run.save()
+        raise
+    if not run.saved:
+        run.save()
+    return task.export(run.average.values, folder)
+
+
+class _Run:
+    """Where a run is."""
+
+    def __init__(self, task: Task, folder: Path, loop: LoopSettings, optim: OptimSettings, settings: dict):
+        self.task, self.folder, self.loop, self.optim, self.settings = task, folder, loop, optim, settings
+        self.parameters = task.parameters()
+        self.optimizer = Optimizer(self.parameters, optim)
+        self.average = Average(self.parameters, optim.ema)
+        self.losses: list[tuple[int, float]] = []
+        self.step, self.seconds, self.recent = 0, 0.0, []
+        self.saved = False
+        self.began = time.monotonic()
+
+    def resume(self) -> None:
+        state = load_state(self.folder, self.settings)
+        if state is None:
+            return
+        parts: dict[str, dict[str, Tensor]] = {"now": {}, "average": {}, "optimizer": {}}
+        for full, value in state.tensors.items():
+            part, name = full.split(":", 1)
+            parts[part][name] = value
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(parts["now"][name])
+                self.average.values[name].copy_(parts["average"][name])
+        self.optimizer.load(parts["optimizer"])
+        self.step, self.losses, self.seconds, self.saved = state.step, state.losses, state.seconds, True
+        log.info("going on from step %d (%.0f s of training behind it)", self.step, self.seconds)
+
+    def one_step(self) -> None:
+        total = 0.0
+        for part in range(self.loop.accumulate):
+            loss = self.task.loss(self.step, part) / self.loop.accumulate
+            total += float(loss.detach())
+            if not math.isfinite(total):
+                kept = (
+                    f"step {self.step // max(1, self.loop.save_every) * self.loop.save_every}" if self.step else "none"
+                )
+                raise TrainingError(
+                    f"the loss became {total} at step {self.step + 1}. Nothing of this step was kept; the last good "
+                    f"state ({kept}) is in {self.folder}. Use a lower learning rate, fp32, or look at the data."
+                )
+            loss.backward()
+        norm = self.optimizer.step(lr_at(self.step, self.loop.steps, self.optim))
+        self.average.update(self.parameters, self.step)
+        self.step += 1
+        self.saved = False
+        self.recent.append(total)
+        if self._due(self.loop.log_every):
+            self._log(norm)
+        if self._due(self.loop.save_every):
+            self.save()
+        if self._due(self.loop.sample_every):
+            said = self.task.sample(self.average.values, self.folder / f"sample-{self.step:08d}")
+            log.info("step %d: %s", self.step, said)
+
+    def save(self) -> None:
+        groups = {
+            "now": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "average": self.average.values,
+            "optimizer": self.optimizer.state(),
+        }
+        tensors = {f"{part}:{name}": value for part, values in groups.items() for name, value in values.items()}
+        save_state(
+            self.folder,
+            RunState(
+                step=self.step, settings=self.settings, tensors=tensors, losses=self.losses, seconds=self._elapsed()
+            ),
+        )
+        draw_curve(self.losses, self.folder / "loss.png")
+        self.saved = True
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.began
+
+    def _log(self, norm: float) -> None:
+        mean = sum(self.recent) / len(self.recent)
+        self.losses.append((self.step, mean))
+        now = time.monotonic()
+        pace = (now - getattr(self, "_last_log", self.began)) / len(self.recent)
+        self._last_log = now
+        left = int(pace * (self.loop.steps - self.step))
+        log.info(
+            "step %d/%d  loss %.4f  gradient %.2f  %.0f ms/step  %d:%02d:%02d left",
+            self.step, self.loop.steps, mean, norm, pace * 1000, left // 3600, left // 60 % 60, left % 60,
+        )  # fmt: skip
+        self.recent.clear()

@@ -1,0 +1,87 @@
+"""A sample of a model in training: the files it would leave, along the ordinary path, as a video of several prompts."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..configs import DitConfig
+from ..grid import latent_frames
+from ..runtime.ports import Compute, Ports
+from ..stages.load import TextEncoderHandle, VaeHandle, load_model, load_text_encoder
+from ..stages.sample import Condition, Settings, StartLatent, sample
+from ..stages.text import encode_text
+from ..stages.vae import decode
+from .clips import Clips
+from .vae_task import to_video
+
+COMPUTE = Compute(device=torch.device("cpu"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowSettings:
+    """How samples are made: as many clips of the held set as ``count``, a caption of each, the first frame for
+    image models."""
+
+    count: int = 4
+    steps: int = 20
+    shift: float = 3.0
+    guidance: float = 4.0
+
+
+class Show:
+    """Draws samples with whatever files the training has written."""
+
+    def __init__(self, vae: VaeHandle, encoder: TextEncoderHandle, held: Clips, settings: ShowSettings):
+        self.vae, self.encoder, self.held, self.settings = vae, encoder, held, settings
+
+    def __call__(self, paths: list[Path], place: Path) -> str:
+        encoder = load_text_encoder(paths[1], compute=COMPUTE, dtype="fp32") if len(paths) > 1 else self.encoder
+        model = load_model(paths[0], compute=COMPUTE, dtype="fp32", notify=lambda text: None)
+        ports = Ports(notify=lambda text: None)
+        videos, texts = [], []
+        for n in range(self.settings.count):
+            clip = self.held[n * len(self.held) // self.settings.count]
+            texts.append(clip.captions[0])
+            videos.append(self._one(model, encoder, clip, n, ports))
+        path = place.with_suffix(".mp4")
+        write_video(np.concatenate(videos, axis=2), path, self.vae.spec.fps)
+        return f"{path.name}: {' | '.join(texts)}"
+
+    def _one(self, model, encoder: TextEncoderHandle, clip, seed: int, ports: Ports) -> np.ndarray:
+        frames, height, width, _ = clip.frames.shape
+        spec, stride = self.vae.spec, self.vae.spec.stride_hw
+        shape = (1, spec.channels, latent_frames(frames, spec.stride_t), height // stride, width // stride)
+        known = {}
+        if is_image_model(model.variant.dit):
+            video = to_video(clip.frames[None])
+            video[:, :, 1:] = 0
+            mask = torch.zeros(1, 4, *shape[2:])
+            mask[:, :, 0] = 1
+            known = {"known_latent": self.vae.weights.module.encode(video).float(), "known_mask": mask}
+        sides = [Condition(text=encode_text(encoder, text, ports), **known) for text in (clip.captions[0], "")]
+        settings = Settings(
+            seed=seed, steps=self.settings.steps, shift=self.settings.shift, guidance_high=self.settings.guidance
+        )
+        latent = sample(model, *sides, StartLatent(samples=torch.zeros(shape)), settings, ports)
+        return (decode(self.vae, latent, ports)[0] * 255).round().byte().numpy()
+
+
+def is_image_model(dit: DitConfig) -> bool:
+    """Takes known pictures beside the noise."""
+    return dit.in_dim > dit.out_dim
+
+
+def write_video(frames_THW3: np.ndarray, path: Path, fps: int) -> None:
+    """uint8 frames -> MP4 (H.264)."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=Fraction(fps), options={"crf": "12"})
+        stream.height, stream.width = frames_THW3.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames_THW3:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())

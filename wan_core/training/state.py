@@ -1,0 +1,99 @@
+"""The state of a run on disk: everything that the next step depends on, written as a whole or not at all."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import TrainingError
+
+KEPT = 2
+"""States kept: the newest, and the one before it in case the newest is damaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Where a run is: ``step`` steps are done. ``tensors`` are parameters, averages and optimizer values by name."""
+
+    step: int
+    settings: dict
+    tensors: dict[str, Tensor]
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def save_state(folder: Path, state: RunState) -> Path:
+    """Write ``state-<step>.safetensors`` and remove all but the newest :data:`KEPT`."""
+    path = folder / f"state-{state.step:08d}.safetensors"
+    entry = {"step": state.step, "settings": state.settings, "losses": state.losses, "seconds": state.seconds}
+    write_safetensors(path, state.tensors, {"state": json.dumps(entry)})
+    for old in states(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_state(folder: Path, settings: dict) -> RunState | None:
+    """The newest readable state of a run, None where there is none.
+
+    Raises:
+        TrainingError: the run was started with other settings.
+    """
+    for path in reversed(states(folder)):
+        try:
+            tensors, metadata = read_safetensors(path)
+            entry = json.loads(metadata["state"])
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError):
+            continue
+        _check_same(entry["settings"], settings, folder)
+        losses = [(int(step), float(loss)) for step, loss in entry["losses"]]
+        return RunState(step=entry["step"], settings=settings, tensors=tensors, losses=losses, seconds=entry["seconds"])
+    return None
+
+
+def states(folder: Path) -> list[Path]:
+    """Complete states, oldest first."""
+    return sorted(folder.glob("state-*.safetensors"))
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file and its metadata."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    return load_file(path), metadata
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write beside the place and rename, so that no partial file ever has the final name.
+
+    Raises:
+        TrainingError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, dict(metadata))
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{path} could not be written ({error}). Nothing that was there is lost: make room and start the same "
+            "command again."
+        ) from error
+
+
+def _check_same(then: dict, now: dict, folder: Path) -> None:
+    now = json.loads(json.dumps(now))
+    changed = [
+        f"{key} {then.get(key)!r} -> {now.get(key)!r}" for key in sorted({*then, *now}) if then.get(key) != now.get(key)
+    ]
+    if changed:
+        raise TrainingError(
+            f"{folder} holds a run with other settings ({', '.join(changed)}). Use the same, or another folder."
+        )
