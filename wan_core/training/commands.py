@@ -1,6 +1,7 @@
 """What the command line can train: the options of each kind, and how they become a task."""
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,9 @@ from .show import COMPUTE, Show, ShowSettings, is_image_model
 from .trainable import check_exists, trainable
 from .vae_clip import compile_kernels
 from .vae_task import VaeSettings, VaeTask, init_vae
+
+
+FINGERPRINT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,13 +150,13 @@ def run_dit(args: argparse.Namespace) -> list[Path]:
     size = _size(args)
     config = model.variant.dit
     files = {name: _fingerprint(getattr(args, name)) for name in ("vae", "text_encoder")}
-    key = json.dumps({"data": args.data, "size": asdict(size), "images": is_image_model(config)} | files)
+    first_pass = {"images": is_image_model(config), "rows": not args.train_text_encoder}
+    key = json.dumps({"data": args.data, "size": asdict(size)} | first_pass | files)
     clips = encode_clips(
         open_clips(args.data, size),
         vae,
         encoder,
-        images=is_image_model(config),
-        rows=not args.train_text_encoder,
+        **first_pass,
         key=key,
         path=args.cache or args.out / "clips.safetensors",
     )
@@ -180,8 +184,12 @@ def run_dit(args: argparse.Namespace) -> list[Path]:
 
 
 def _fingerprint(path: Path) -> str:
-    """What tells one file from another in the settings of a run."""
-    return f"{path.name} {path.stat().st_size}"
+    """What tells one file from another in the settings of a run: its name, its size and both its ends."""
+    with path.open("rb") as file:
+        ends = file.read(FINGERPRINT_BYTES)
+        file.seek(max(0, path.stat().st_size - FINGERPRINT_BYTES))
+        ends += file.read()
+    return f"{path.name} {path.stat().st_size} {hashlib.sha256(ends).hexdigest()[:16]}"
 
 
 COMMANDS: dict[str, Command] = {
