@@ -27,7 +27,6 @@ from .trainable import check_exists, trainable
 from .vae_clip import compile_kernels
 from .vae_task import VaeSettings, VaeTask, init_vae
 
-
 FINGERPRINT_BYTES = 1 << 20
 
 
