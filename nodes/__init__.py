@@ -1,7 +1,10 @@
 """The extension: THE list of nodes. Ids are for ever, widgets are only ever appended."""
 
+from pathlib import Path
+
 from comfy_api.latest import ComfyExtension, io
 
+from .host import add_model_folders
 from .image import CLIPVisionEncode, ImageToVideo
 from .latent import EmptyLatent, VAEDecode, VAEEncode
 from .loaders import LoadCLIPVision, LoadModel, LoadTextEncoder, LoadVAE
@@ -27,4 +30,5 @@ class WanCoreExtension(ComfyExtension):
     """What ``comfy_entrypoint`` hands to the host."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        add_model_folders(Path(__file__).parent.parent / "models")
         return NODES

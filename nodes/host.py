@@ -30,6 +30,12 @@ NONE = "none"
 PREVIEW_SIZE = 512
 
 
+def add_model_folders(models: Path) -> None:
+    """Let the host's loaders list the files of the pack's own ``models`` folder, after those of the user."""
+    for folder in sorted(path for path in models.glob("*") if path.is_dir()):
+        folder_paths.add_model_folder_path(folder.name, str(folder))
+
+
 def model_files(folder: str) -> list[str]:
     """File names for a combo, as the host lists them."""
     return folder_paths.get_filename_list(folder)

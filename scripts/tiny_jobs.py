@@ -27,6 +27,9 @@ ROLES = {
 }
 """How a real file's name begins -> the tiny file (a key of tiny_models.FILES) in its place."""
 
+BUNDLED = "wan_nano_"
+"""How the names of the pack's own models begin: small enough to be used as they are."""
+
 VIDEO_FPS = 20  # of draw_video: neither Wan's 16 nor the 5B's 24
 VIDEO_FRAMES = 40
 
@@ -87,6 +90,8 @@ def is_file(value: object) -> bool:
 
 
 def tiny_name(name: str, files: dict[str, Path]) -> str:
+    if name.startswith(BUNDLED):
+        return name
     role = next((role for start, role in ROLES.items() if name.startswith(start)), None)
     if role is None:
         raise WrongResult(f"No tiny file stands for {name}: name one in ROLES of {Path(__file__).name}.")
@@ -195,6 +200,11 @@ def check_saved(path: Path, clip: Clip, prompt: dict, workflow: dict) -> dict:
         "size": found["size"],
         "fps": "" if fps is None else f"{fps:g}",
     }
+
+
+def frames_of(path: Path) -> list:
+    """All frames of a video, uint8 ``[H, W, 3]`` each."""
+    return _read_video(path)[0]
 
 
 def _read_video(path: Path) -> tuple[list, float, dict]:

@@ -28,15 +28,21 @@ class Job:
     low_noise_model: str | None = None
     folder: str | None = None
     """Where the model is downloaded from, where that is not ComfyUI's own repository."""
+    text_encoder: str = TEXT_ENCODER
     vae: str = VAE_21
+    bundled: bool = False
+    """The files come with the pack: nothing to download."""
     width: int = 832
     height: int = 480
     frames: int = 81
     """1 saves a picture."""
     given: tuple[str, ...] = ()
-    """``start_image``, ``end_image`` or ``video``; nothing: from text alone."""
+    """``start_image``, ``end_image`` or ``video``; ``drawn_image``: a square that the workflow draws itself; nothing:
+    from text alone."""
     clip_vision: bool = False
     prompt: str = FOX
+    negative: str | None = None
+    """None: the text encode node's own."""
     sampler: dict = field(default_factory=dict)
 
 
@@ -46,7 +52,28 @@ START, BOTH = ("start_image",), ("start_image", "end_image")
 SIZE_5B = {"vae": VAE_22, "width": 1280, "height": 704, "frames": 121}
 FOUR_STEPS = {"steps": 4, "guidance": 1.0, "shift": 5.0, "solver": "euler", "schedule": "distill"}
 
+NANO = {
+    "text_encoder": "wan_nano_umt5", "vae": "wan_nano_vae", "bundled": True, "width": 64, "height": 64, "frames": 17,
+    "negative": "",
+}  # fmt: skip
+HIGH_NANO_T2V, LOW_NANO_T2V, HIGH_NANO_I2V, LOW_NANO_I2V = (
+    f"wan_nano_{kind}_{side}_noise" for kind in ("t2v", "i2v") for side in ("high", "low")
+)
+
 JOBS: dict[str, Job] = {
+    "nano_t2v": Job(
+        model=HIGH_NANO_T2V,
+        low_noise_model=LOW_NANO_T2V,
+        prompt="A large yellow circle moves right on a black background.",
+        **NANO,
+    ),
+    "nano_i2v": Job(
+        model=HIGH_NANO_I2V,
+        low_noise_model=LOW_NANO_I2V,
+        prompt="A large red square moves down on a white background.",
+        given=("drawn_image",),
+        **NANO,
+    ),
     "wan2.1_t2v": Job(model="wan2.1_t2v_1.3B_fp16"),
     "wan2.1_t2v_distilled": Job(
         model="wan2.1_t2v_14b_scaled_fp8_e4m3_lightx2v_4step_comfyui", folder=LIGHTX2V, sampler=FOUR_STEPS
@@ -84,9 +111,9 @@ def _file(folder: str, name: str, source: str | None = None) -> dict:
     return {"name": file, "directory": folder, "url": f"{source or repository}/{file}"}
 
 
-def _loader(class_type: str, row: int, folder: str, widget: str, name: str) -> dict:
+def _loader(class_type: str, row: int, folder: str, widget: str, name: str, download: bool = True) -> dict:
     inputs = {widget: f"{name}.safetensors", "precision": "auto"}
-    return {"class": class_type, "at": (0, row), "inputs": inputs, "files": [_file(folder, name)]}
+    return {"class": class_type, "at": (0, row), "inputs": inputs, "files": [_file(folder, name)] if download else []}
 
 
 def _common(job: Job) -> dict[str, dict]:
@@ -97,13 +124,15 @@ def _common(job: Job) -> dict[str, dict]:
         "model": {
             "class": "WanCoreLoadModel", "at": (0, 0), "room": 80,
             "inputs": {"model_name": f"{job.model}.safetensors", "low_noise_model": low},
-            "files": [_file("diffusion_models", name, job.folder) for name in names],
+            "files": [_file("diffusion_models", name, job.folder) for name in names if not job.bundled],
         },
-        "text_encoder": _loader("WanCoreLoadTextEncoder", 1, "text_encoders", "text_encoder_name", TEXT_ENCODER),
-        "vae": _loader("WanCoreLoadVAE", 2, "vae", "vae_name", job.vae),
+        "text_encoder": _loader(
+            "WanCoreLoadTextEncoder", 1, "text_encoders", "text_encoder_name", job.text_encoder, not job.bundled
+        ),
+        "vae": _loader("WanCoreLoadVAE", 2, "vae", "vae_name", job.vae, not job.bundled),
         "text": {
             "class": "WanCoreTextEncode", "at": (1, 0), "room": 220,
-            "inputs": {"clip": ["text_encoder", 0], "positive": job.prompt, "negative": None},
+            "inputs": {"clip": ["text_encoder", 0], "positive": job.prompt, "negative": job.negative},
         },
         "sampler": {
             "class": "WanCoreSampler", "at": (2, 0), "room": 330,
@@ -143,12 +172,15 @@ def _from_text(job: Job) -> tuple[dict[str, dict], dict]:
 
 
 def _from_images(job: Job) -> tuple[dict[str, dict], dict]:
-    images = {what: [what.removesuffix("_image"), 0] for what in job.given}
+    drawn = "drawn_image" in job.given
+    images = {"start_image": ["drawn", 0]} if drawn else {what: [what.removesuffix("_image"), 0] for what in job.given}
     inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **_size(job), **images}
     nodes = {
         source: {"class": "LoadImage", "at": (0, 4 + row), "room": 240, "inputs": {"image": "example.png"}}
         for row, (source, _) in enumerate(images.values())
+        if not drawn
     }
+    nodes |= _drawn() if drawn else {}
     nodes["size"] = {"class": "WanCoreImageToVideo", "at": (1, 2), "inputs": inputs}
     if job.clip_vision:
         nodes["clip_vision"] = _loader("WanCoreLoadCLIPVision", 3, "clip_vision", "clip_vision_name", CLIP_VISION)
@@ -156,6 +188,25 @@ def _from_images(job: Job) -> tuple[dict[str, dict], dict]:
         nodes["clip_encode"] = {"class": "WanCoreCLIPVisionEncode", "at": (1, 1), "inputs": wires}
         inputs["clip_vision_output"] = ["clip_encode", 0]
     return nodes, {"positive": ["size", 0], "negative": ["size", 1], "latent": ["size", 2]}
+
+
+def _drawn() -> dict[str, dict]:
+    """A red square on white, 64x64, as the nano model has learned it."""
+    square = {"x": 20, "y": 20, "resize_source": False}
+    return {
+        "paper": {
+            "class": "EmptyImage", "at": (0, 4),
+            "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0xF0F0F0},
+        },
+        "ink": {
+            "class": "EmptyImage", "at": (0, 5),
+            "inputs": {"width": 23, "height": 23, "batch_size": 1, "color": 0xDC2828},
+        },
+        "drawn": {
+            "class": "ImageCompositeMasked", "at": (0, 6), "room": 40,
+            "inputs": {"destination": ["paper", 0], "source": ["ink", 0], **square},
+        },
+    }  # fmt: skip
 
 
 def _from_video(job: Job) -> tuple[dict[str, dict], dict]:

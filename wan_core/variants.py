@@ -3,7 +3,7 @@
 Numbers: Wan-Video/Wan2.1 and Wan-Video/Wan2.2, ``wan/configs``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -108,6 +108,8 @@ class WanVariant:
     defaults: Defaults
     boundary: float | None = None
     """Two experts: sigma at and above which the high-noise expert works. None: one model."""
+    exact: bool = False
+    """Only files of exactly this size are it; a model of another size is a resized one of the other rows."""
 
     @property
     def experts(self) -> int:
@@ -127,7 +129,10 @@ _DIT_FLF2V = DitConfig(
 )
 _DIT_5B = DitConfig(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, in_dim=48, out_dim=48)
 
+_DIT_NANO = DitConfig(dim=192, ffn_dim=320, num_heads=3, num_layers=6, in_dim=16, out_dim=16, text_dim=128)
+
 _TEXT: frozenset[Feature] = frozenset()
+_NANO = _same(4.0, steps=20, shift=3.0, frames=17, width=64, height=64)
 _I2V_21 = frozenset({Feature.CONCAT, Feature.CLIP})
 
 VARIANTS: tuple[WanVariant, ...] = (
@@ -196,5 +201,25 @@ VARIANTS: tuple[WanVariant, ...] = (
         latent=LATENT_22,
         features=frozenset({Feature.FIRST_FRAME}),
         defaults=_same(5.0, steps=50, shift=5.0, frames=121, fps=24, width=1280, height=704),
+    ),
+    WanVariant(
+        name="nano-t2v",
+        title="Wan Nano T2V",
+        dit=_DIT_NANO,
+        latent=LATENT_21,
+        features=_TEXT,
+        boundary=0.875,
+        defaults=_NANO,
+        exact=True,
+    ),
+    WanVariant(
+        name="nano-i2v",
+        title="Wan Nano I2V",
+        dit=replace(_DIT_NANO, in_dim=36),
+        latent=LATENT_21,
+        features=frozenset({Feature.CONCAT}),
+        boundary=0.900,
+        defaults=_NANO,
+        exact=True,
     ),
 )

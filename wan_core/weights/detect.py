@@ -149,7 +149,7 @@ def _variants(config: DitConfig) -> tuple[WanVariant, ...]:
         return exact
     if not rows:
         raise ModelFileError(_unknown_inputs(config))
-    return tuple(replace(row, dit=config, title=f"{row.title} (custom size)") for row in rows)
+    return tuple(replace(row, dit=config, title=f"{row.title} (custom size)") for row in rows if not row.exact)
 
 
 def _unknown_inputs(config: DitConfig) -> str:
