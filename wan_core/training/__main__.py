@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 
 from ..errors import WanError
@@ -24,13 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
         commands.common_options(sub, command.lr)
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        commands.check_numbers(args)
         paths = commands.COMMANDS[args.kind].run(args)
-    except WanError as error:
+    except (WanError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; the state is saved. The same command goes on from there.\n")
+        sys.stderr.write("Interrupted. The same command goes on from the newest state.\n")
         return 130
     sys.stdout.write("".join(f"{path}\n" for path in paths))
     return 0

@@ -15,6 +15,7 @@ from ..errors import TrainingError, first_few
 log = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+UNREADABLE = (OSError, ValueError, SyntaxError, IndexError, ArithmeticError)
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
@@ -61,10 +62,13 @@ def open_clips(where: str, size: ClipSize) -> Clips:
         raise TrainingError(f"{where} is no folder. Give a folder with metadata.csv, or module:function.")
     try:
         clips = getattr(importlib.import_module(module), name)(size)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise TrainingError(f"the clips {where} cannot be rendered: {error}.") from error
     if not len(clips):
         raise TrainingError(f"{where} gives no clips.")
+    given, wanted = clips[0].frames.shape, (size.frames, size.height, size.width, 3)
+    if given != wanted:
+        raise TrainingError(f"{where} gives clips of {list(given)}, not {list(wanted)} (frames, height, width, 3).")
     return clips
 
 
@@ -89,7 +93,7 @@ class FolderClips:
         self.entries: list[tuple[Path, str]] = []
         self.skipped: list[tuple[str, str]] = []
         for name, text in _table(folder):
-            reason = self._reason(folder / name, text)
+            reason = _outside(name) or self._reason(folder / name, text)
             if reason:
                 self.skipped.append((name, reason))
             else:
@@ -125,6 +129,11 @@ class FolderClips:
         return None
 
 
+def _outside(name: str) -> str | None:
+    path = Path(name)
+    return "not inside the folder" if path.is_absolute() or ".." in path.parts else None
+
+
 def _table(folder: Path) -> Sequence[tuple[str, str]]:
     path = folder / "metadata.csv"
     try:
@@ -139,14 +148,13 @@ def _table(folder: Path) -> Sequence[tuple[str, str]]:
 
 def read_frames(path: Path, count: int) -> np.ndarray:
     """The first ``count`` frames of a video or an image, uint8 ``[T, H, W, 3]``; fewer if it has fewer."""
+    import av
+    from PIL import Image
+
     try:
         if path.suffix.lower() in IMAGES:
-            from PIL import Image
-
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))[None]
-        import av
-
         with av.open(str(path)) as container:
             frames = []
             for frame in container.decode(video=0):
@@ -158,7 +166,7 @@ def read_frames(path: Path, count: int) -> np.ndarray:
         return np.stack(frames)
     except TrainingError:
         raise
-    except (OSError, ValueError, SyntaxError, IndexError, ArithmeticError) as error:
+    except (*UNREADABLE, av.error.FFmpegError, Image.DecompressionBombError) as error:
         raise TrainingError(f"cannot be read ({type(error).__name__}: {error})") from error
 
 

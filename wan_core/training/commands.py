@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..configs import VaeConfig
-from ..errors import InputError
+from ..errors import InputError, MismatchError
+from ..grid import grid_of
 from ..models.dit import WanDiT
 from ..models.umt5 import Umt5Encoder
 from ..models.vae import WanVAE
-from ..stages.load import load_model, load_text_encoder, load_vae
+from ..stages.load import ModelHandle, TextEncoderHandle, VaeHandle, load_model, load_text_encoder, load_vae
+from ..variants import LATENT_21, Feature, LatentSpec
 from ..weights.checkpoint import open_checkpoint
 from ..weights.load import read_raw
-from .clips import ClipSize, InMemory, open_clips
+from .clips import Clips, ClipSize, InMemory, open_clips
 from .dit_task import DitSettings, DitTask
 from .flow import SigmaSettings
 from .latents import encode_clips
@@ -28,6 +30,14 @@ from .vae_clip import compile_kernels
 from .vae_task import VaeSettings, VaeTask, init_vae
 
 FINGERPRINT_BYTES = 1 << 20
+NUMBERS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    ("at least 1", lambda value: value >= 1, ("accumulate", "dim")),
+    ("at least 0", lambda value: value >= 0, ("warmup", "weight_decay", "kl", "seed")),
+    ("at least 0", lambda value: value >= 0, ("save_every", "sample_every", "log_every")),
+    ("above 0", lambda value: value > 0, ("lr", "clip", "shift")),
+    ("from 0 to 1", lambda value: 0 <= value <= 1, ("lr_end", "ema", "drop_text")),
+)
+"""What options must be: in words, as a test, and which of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +72,15 @@ def common_options(parser: argparse.ArgumentParser, lr: float) -> None:
     parser.add_argument("--log-every", type=int, default=50, help="steps between lines of the log")
 
 
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that no training can use, before anything is read."""
+    for rule, holds, names in NUMBERS:
+        for name in names:
+            value = vars(args).get(name)
+            if value is not None and not holds(value):
+                raise InputError(f"--{name.replace('_', '-')} must be {rule}; got {value}.")
+
+
 def _settings(args: argparse.Namespace, steps: int) -> tuple[LoopSettings, OptimSettings]:
     loop = LoopSettings(
         steps=steps,
@@ -82,8 +101,14 @@ def _settings(args: argparse.Namespace, steps: int) -> tuple[LoopSettings, Optim
     return loop, optim
 
 
-def _size(args: argparse.Namespace) -> ClipSize:
+def _size(args: argparse.Namespace, spec: LatentSpec) -> ClipSize:
+    grid_of(spec, width=args.size[0], height=args.size[1], frames=args.frames)
     return ClipSize(width=args.size[0], height=args.size[1], frames=args.frames)
+
+
+def _open_both(args: argparse.Namespace, size: ClipSize) -> tuple[Clips, Clips]:
+    data = open_clips(args.data, size)
+    return data, open_clips(args.held, size) if args.held else data
 
 
 def _phases_option(parser: argparse.ArgumentParser, default: list[str]) -> None:
@@ -109,15 +134,14 @@ def vae_options(parser: argparse.ArgumentParser) -> None:
 def run_vae(args: argparse.Namespace) -> list[Path]:
     """Train a VAE of the Wan 2.1 structure from nothing; writes vae.safetensors (bf16)."""
     phases = _phases(args)
+    size = _size(args, LATENT_21)
     if args.compile:
         compile_kernels()
     vae = WanVAE(VaeConfig(dim=args.dim, dec_dim=args.dim))
     init_vae(vae, args.seed)
     settings = VaeSettings(phases=phases, kl=args.kl, bf16=args.precision == "bf16", seed=args.seed)
-    size = _size(args)
-    task = VaeTask(
-        vae, InMemory(open_clips(args.data, size)), InMemory(open_clips(args.held or args.data, size)), settings
-    )
+    clips, held = (InMemory(clips) for clips in _open_both(args, size))
+    task = VaeTask(vae, clips, held, settings)
     loop, optim = _settings(args, sum(phase.steps for phase in phases))
     chosen = asdict(settings) | {"dim": args.dim, "data": args.data, "size": asdict(size)}
     return train(task, args.out, loop, optim, chosen)
@@ -146,19 +170,8 @@ def run_dit(args: argparse.Namespace) -> list[Path]:
     model = load_model(args.model, compute=COMPUTE, dtype="fp32", notify=lambda text: None)
     vae = load_vae(args.vae, compute=COMPUTE, dtype="fp32")
     encoder = load_text_encoder(args.text_encoder, compute=COMPUTE, dtype="fp32")
-    size = _size(args)
-    config = model.variant.dit
-    files = {name: _fingerprint(getattr(args, name)) for name in ("vae", "text_encoder")}
-    first_pass = {"images": is_image_model(config), "rows": not args.train_text_encoder}
-    key = json.dumps({"data": args.data, "size": asdict(size)} | first_pass | files)
-    clips = encode_clips(
-        open_clips(args.data, size),
-        vae,
-        encoder,
-        **first_pass,
-        key=key,
-        path=args.cache or args.out / "clips.safetensors",
-    )
+    _check_fit(model, vae, encoder)
+    size = _size(args, vae.spec)
     settings = DitSettings(
         phases=_phases(args),
         sigma=SigmaSettings(shift=args.shift, low=args.sigma[0], high=args.sigma[1]),
@@ -167,19 +180,62 @@ def run_dit(args: argparse.Namespace) -> list[Path]:
         checkpoint=args.checkpoint,
         seed=args.seed,
     )
+    data, held = _open_both(args, size)
+    show = Show(vae, encoder, held, ShowSettings())
+    config = model.variant.dit
     dit = trainable(WanDiT(replace(config, text_len=0)), model.high)
     if args.compile:
         for block in dit.blocks:
             block.compile()
     trained_text = {}
     if args.train_text_encoder:
-        with open_checkpoint(args.text_encoder) as file:
-            trained_text["spiece"] = read_raw(file, "spiece_model")
+        trained_text["spiece"] = _spiece(args.text_encoder)
         trained_text["encoder"] = trainable(Umt5Encoder(encoder.config), encoder.weights)
-    show = Show(vae, encoder, open_clips(args.held or args.data, size), ShowSettings())
+    files = {name: _fingerprint(getattr(args, name)) for name in ("vae", "text_encoder")}
+    first_pass = {"images": is_image_model(config), "rows": not args.train_text_encoder}
+    key = json.dumps({"data": args.data, "size": asdict(size)} | first_pass | files)
+    clips = encode_clips(
+        data,
+        vae,
+        encoder,
+        **first_pass,
+        key=key,
+        path=args.cache or args.out / "clips.safetensors",
+    )
     task = DitTask(dit, clips, settings, show=show, **trained_text)
     loop, optim = _settings(args, sum(phase.steps for phase in settings.phases))
     return train(task, args.out, loop, optim, asdict(settings) | {"model": _fingerprint(args.model), "clips": key})
+
+
+def _check_fit(model: ModelHandle, vae: VaeHandle, encoder: TextEncoderHandle) -> None:
+    """Refuse files that do not belong together, and a model whose inputs the clips cannot give."""
+    config = model.variant.dit
+    if config.out_dim != vae.spec.channels:
+        raise MismatchError(
+            f"{model.name} makes latents of {config.out_dim} channels, {vae.weights.name} has {vae.spec.channels}. "
+            f"Use the {model.variant.latent.vae}."
+        )
+    if config.text_dim != encoder.config.dim:
+        raise MismatchError(
+            f"{model.name} reads text of width {config.text_dim}, {encoder.weights.name} gives {encoder.config.dim}. "
+            "Use the text encoder that the model was trained with."
+        )
+    if Feature.CLIP in model.variant.features:
+        raise InputError(
+            f"{model.name} takes CLIP tokens of a picture, which are not trained here. Use a model without them "
+            "(T2V, or the I2V of Wan 2.2)."
+        )
+
+
+def _spiece(path: Path) -> bytes:
+    """The tokenizer that the trained text encoder's file will carry."""
+    with open_checkpoint(path) as file:
+        if "spiece_model" in file.header:
+            return read_raw(file, "spiece_model")
+    beside = path.parent / "spiece.model"
+    if beside.is_file():
+        return beside.read_bytes()
+    raise InputError(f"{path} carries no tokenizer; to train it, put its spiece.model beside it.")
 
 
 def _fingerprint(path: Path) -> str:

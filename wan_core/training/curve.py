@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+from .state import whole_file
+
 WIDTH, HEIGHT, MARGIN = 800, 400, 50
 
 
@@ -32,4 +34,5 @@ def draw_curve(losses: list[tuple[int, float]], path: Path) -> None:
         draw.text((place(step, low)[0] - 12, HEIGHT - MARGIN + 8), f"{step:.0f}", fill="#444444")
     draw.text((WIDTH // 2 - 40, HEIGHT - 20), "loss by step", fill="#444444")
     draw.line([place(*point) for point in points], fill="#1f6feb", width=2)
-    image.save(path)
+    with whole_file(path) as part:
+        image.save(part, "PNG")

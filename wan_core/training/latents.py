@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from ..errors import TrainingError
 from ..runtime.ports import Ports
 from ..stages.load import TextEncoderHandle, VaeHandle
 from ..stages.text import encode_tokens, tokenize
@@ -79,8 +81,13 @@ def encode_clips(
 def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict] | None:
     if not path.is_file():
         return None
-    tensors, metadata = read_safetensors(path)
-    entry = json.loads(metadata["clips"])
+    try:
+        tensors, metadata = read_safetensors(path)
+        entry = json.loads(metadata["clips"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise TrainingError(
+            f"{path} holds no encoded clips that can be read ({error}). Remove it, or choose another file."
+        ) from error
     return (tensors, entry) if entry["key"] == key else None
 
 

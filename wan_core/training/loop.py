@@ -2,8 +2,11 @@
 
 import logging
 import math
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from .curve import draw_curve
 from .optim import Average, Optimizer, OptimSettings, lr_at
-from .state import RunState, load_state, save_state
+from .state import RunState, load_state, save_state, states
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +75,32 @@ def train(task: Task, folder: Path, loop: LoopSettings, optim: OptimSettings, se
         while run.step < loop.steps:
             run.one_step()
     except KeyboardInterrupt:
-        run.save()
+        if not run.saved:
+            run.save()
         raise
     if not run.saved:
         run.save()
     return task.export(run.average.values, folder)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the end of what is inside: a step that is half taken could not be saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: wanted.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if wanted:
+        raise KeyboardInterrupt
 
 
 class _Run:
@@ -113,19 +137,15 @@ class _Run:
         for part in range(self.loop.accumulate):
             loss = self.task.loss(self.step, part) / self.loop.accumulate
             total += float(loss.detach())
-            if not math.isfinite(total):
-                kept = (
-                    f"step {self.step // max(1, self.loop.save_every) * self.loop.save_every}" if self.step else "none"
-                )
-                raise TrainingError(
-                    f"the loss became {total} at step {self.step + 1}. Nothing of this step was kept; the last good "
-                    f"state ({kept}) is in {self.folder}. Use a lower learning rate, fp32, or look at the data."
-                )
+            self._check_finite(total, "loss")
             loss.backward()
-        norm = self.optimizer.step(lr_at(self.step, self.loop.steps, self.optim))
-        self.average.update(self.parameters, self.step)
-        self.step += 1
-        self.saved = False
+        norm = self.optimizer.clip()
+        self._check_finite(norm, "gradient")
+        with uninterrupted():
+            self.optimizer.step(lr_at(self.step, self.loop.steps, self.optim))
+            self.average.update(self.parameters, self.step)
+            self.step += 1
+            self.saved = False
         self.recent.append(total)
         if self._due(self.loop.log_every):
             self._log(norm)
@@ -134,6 +154,16 @@ class _Run:
         if self._due(self.loop.sample_every):
             said = self.task.sample(self.average.values, self.folder / f"sample-{self.step:08d}")
             log.info("step %d: %s", self.step, said)
+
+    def _check_finite(self, value: float, what: str) -> None:
+        if math.isfinite(value):
+            return
+        kept = states(self.folder)
+        good = f"the last good state is {kept[-1]}" if kept else "no state had been written yet"
+        raise TrainingError(
+            f"the {what} became {value} at step {self.step + 1}. Nothing of this step was kept; {good}. Use a lower "
+            "learning rate, fp32, or look at the data."
+        )
 
     def save(self) -> None:
         groups = {

@@ -62,9 +62,12 @@ class Optimizer:
             )
             self._parts.append((flat, muon))
 
-    def step(self, lr: float) -> float:
-        """Clip the gradients, take one step and clear them; returns their norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+    def clip(self) -> float:
+        """Clip the gradients; returns their norm before."""
+        return float(nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
+
+    def step(self, lr: float) -> None:
+        """Take one step and clear the gradients."""
         for name, window in self._flat.items():
             grad = self.parameters[name].grad
             window.grad = None if grad is None else grad.reshape(window.shape)
@@ -75,7 +78,6 @@ class Optimizer:
             optimizer.zero_grad(set_to_none=True)
         for parameter in self.parameters.values():
             parameter.grad = None
-        return float(norm)
 
     def state(self) -> dict[str, Tensor]:
         """``<parameter>/<value>`` -> tensor."""

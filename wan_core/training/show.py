@@ -15,6 +15,7 @@ from ..stages.sample import Condition, Settings, StartLatent, sample
 from ..stages.text import encode_text
 from ..stages.vae import decode
 from .clips import Clips
+from .state import whole_file
 from .vae_task import to_video
 
 COMPUTE = Compute(device=torch.device("cpu"))
@@ -78,7 +79,7 @@ def write_video(frames_THW3: np.ndarray, path: Path, fps: int) -> None:
     """uint8 frames -> MP4 (H.264)."""
     import av
 
-    with av.open(str(path), "w") as container:
+    with whole_file(path) as part, av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("h264", rate=Fraction(fps), options={"crf": "12"})
         stream.height, stream.width = frames_THW3.shape[1:3]
         stream.pix_fmt = "yuv420p"

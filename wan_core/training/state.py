@@ -1,8 +1,10 @@
 """The state of a run on disk: everything that the next step depends on, written as a whole or not at all."""
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import TrainingError
+
+log = logging.getLogger(__name__)
 
 KEPT = 2
 """States kept: the newest, and the one before it in case the newest is damaged."""
@@ -32,7 +36,7 @@ def save_state(folder: Path, state: RunState) -> Path:
     path = folder / f"state-{state.step:08d}.safetensors"
     entry = {"step": state.step, "settings": state.settings, "losses": state.losses, "seconds": state.seconds}
     write_safetensors(path, state.tensors, {"state": json.dumps(entry)})
-    for old in states(folder)[:-KEPT]:
+    for old in (*states(folder)[:-KEPT], *folder.glob("state-*.part")):
         old.unlink(missing_ok=True)
     return path
 
@@ -41,17 +45,20 @@ def load_state(folder: Path, settings: dict) -> RunState | None:
     """The newest readable state of a run, None where there is none.
 
     Raises:
-        TrainingError: the run was started with other settings.
+        TrainingError: the run was started with other settings, or no state of it can be read.
     """
     for path in reversed(states(folder)):
         try:
             tensors, metadata = read_safetensors(path)
             entry = json.loads(metadata["state"])
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError):
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+            log.warning("%s cannot be read (%s); looking for the one before it", path.name, error)
             continue
         _check_same(entry["settings"], settings, folder)
         losses = [(int(step), float(loss)) for step, loss in entry["losses"]]
         return RunState(step=entry["step"], settings=settings, tensors=tensors, losses=losses, seconds=entry["seconds"])
+    if states(folder):
+        raise TrainingError(f"no state in {folder} can be read. Remove the state files to begin anew.")
     return None
 
 
@@ -68,24 +75,33 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write beside the place and rename, so that no partial file ever has the final name.
+    """Write a file as a whole or not at all (see :func:`whole_file`)."""
+    with whole_file(path) as part:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, dict(metadata))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` to write to, renamed at the end, so that no partial file ever has the final name.
 
     Raises:
         TrainingError: the disk is full or the folder cannot be written; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, dict(metadata))
-        with part.open("rb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open("r+b") as file:
             os.fsync(file.fileno())
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
         raise TrainingError(
             f"{path} could not be written ({error}). Nothing that was there is lost: make room and start the same "
             "command again."
         ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _check_same(then: dict, now: dict, folder: Path) -> None:

@@ -15,7 +15,7 @@ from ..variants import LATENT_21
 from .clips import Clips
 from .phases import Phase, phase_at
 from .rng import generator_of
-from .state import write_safetensors
+from .state import whole_file, write_safetensors
 from .vae_clip import decode_clip, encode_clip
 
 
@@ -71,15 +71,18 @@ class VaeTask:
         from PIL import Image
 
         now = {name: parameter.detach().clone() for name, parameter in self.vae.named_parameters()}
-        self.vae.load_state_dict(dict(weights))
         count = max(phase.frames for phase in self.settings.phases)
         picks = [self.held[i].frames for i in range(0, len(self.held), max(1, len(self.held) // 24))]
         x = to_video(np.stack(picks))
-        one, whole = self._through(x[:, :, :1]), self._through(x[:, :, :count])
-        self.vae.load_state_dict(now)
+        try:
+            self.vae.load_state_dict(dict(weights))
+            one, whole = self._through(x[:, :, :1]), self._through(x[:, :, :count])
+        finally:
+            self.vae.load_state_dict(now)
         shown = torch.cat([x[:8, :, count - 1], whole[:8, :, -1]], dim=2)
         pixels = ((torch.cat(list(shown), dim=2) + 1) * 127.5).clamp(0, 255).byte()
-        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path.with_suffix(".png"))
+        with whole_file(path.with_suffix(".png")) as part:
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(part, "PNG")
         return f"one frame {psnr(x[:, :, :1], one):.2f} dB, {count} frames {psnr(x[:, :, :count], whole):.2f} dB"
 
     def _through(self, x: Tensor) -> Tensor:
