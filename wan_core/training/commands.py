@@ -133,8 +133,8 @@ def vae_options(parser: argparse.ArgumentParser) -> None:
 
 def run_vae(args: argparse.Namespace) -> list[Path]:
     """Train a VAE of the Wan 2.1 structure from nothing; writes vae.safetensors (bf16)."""
-    phases = _phases(args)
     size = _size(args, LATENT_21)
+    phases = _phases(args)
     if args.compile:
         compile_kernels()
     vae = WanVAE(VaeConfig(dim=args.dim, dec_dim=args.dim))

@@ -1,6 +1,7 @@
 """Clips, model files and command lines of trainings that take a second."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def write_files(folder: Path, in_dim: int = 16) -> dict[str, Path]:
     """A transformer, a VAE and a text encoder of random values."""
     paths = {name: folder / f"{name}.safetensors" for name in ("model", "vae", "text-encoder")}
     generator = torch.Generator().manual_seed(5)
-    dit, encoder = WanDiT(DitConfig(**vars(DIT) | {"in_dim": in_dim})), Umt5Encoder(TEXT)
+    dit, encoder = WanDiT(replace(DIT, in_dim=in_dim)), Umt5Encoder(TEXT)
     init_dit(dit, generator)
     init_umt5(encoder, generator)
     with torch.no_grad():
