@@ -1,0 +1,82 @@
+"""What the nano models have learned, on fewer prompts than ``benchmarks.nano`` takes. Later work must keep it."""
+
+import numpy as np
+import pytest
+
+from benchmarks import nano
+from benchmarks.nano_run import Family, Files, Run, make, psnr, score
+
+JUDGED = ("color", "background", "shape", "motion")
+COUNT = 48
+"""Prompts; a rate of 90 % has a standard error of 4 points."""
+
+
+@pytest.fixture(scope="module")
+def family() -> Family:
+    return Family(files=Files())
+
+
+@pytest.fixture(scope="module")
+def english(family) -> dict[str, float]:
+    return rates(family, "en", Run())
+
+
+def rates(family: Family, language: str, run: Run, count: int = COUNT) -> dict[str, float]:
+    chosen = nano.scenes(count)
+    clips = make(family.t2v, family.encoder, family.vae, nano.prompts(chosen, language), run)
+    return score(clips, chosen)
+
+
+def mean(judged: dict[str, float]) -> float:
+    return float(np.mean([judged[field] for field in JUDGED]))
+
+
+def test_the_vae_gives_unseen_clips_back(family):
+    report = nano.check_vae(family, 24)
+    assert report["psnr"] >= 30, report
+
+
+@pytest.mark.slow
+def test_prompts_never_trained_on_become_what_they_say(english):
+    assert min(english[field] for field in JUDGED) >= 83, english
+    assert mean(english) >= 90, english
+
+
+@pytest.mark.slow
+def test_chinese_prompts_do_as_well_as_english_ones(family, english):
+    chinese = rates(family, "zh", Run())
+    assert mean(chinese) >= mean(english) - 7, (english, chinese)
+
+
+@pytest.mark.slow
+def test_guidance_follows_the_prompt_more_closely(family, english):
+    assert rates(family, "en", Run(guidance=1.0))["all"] < english["all"]
+
+
+@pytest.mark.slow
+def test_the_experts_are_not_each_other(family, english):
+    chosen = nano.scenes(24)
+    swapped = family.model(family.files.t2v_low, family.files.t2v_high)
+    clips = make(swapped, family.encoder, family.vae, nano.prompts(chosen), Run())
+    assert score(clips, chosen)["all"] <= english["all"] - 20
+
+
+@pytest.mark.slow
+def test_an_empty_prompt_knows_no_colour(family):
+    chosen = nano.scenes(24)
+    clips = make(family.t2v, family.encoder, family.vae, [""] * len(chosen), Run())
+    assert score(clips, chosen)["color"] <= 100 / 6 + 23  # chance and three standard errors
+
+
+@pytest.mark.slow
+def test_a_video_begins_with_the_picture_and_moves_as_it_is_told(family):
+    chosen = nano.scenes(COUNT)
+    truth = nano.drawn(chosen)
+    clips = make(family.i2v, family.encoder, family.vae, nano.prompts(chosen), Run(), images=truth[:, 0])
+    assert psnr(truth[:, 0], clips[:, 0]) >= 25
+    assert score(clips, chosen)["motion"] >= 80
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bits(family):
+    assert nano.check_same(family, 8)["equal"] == 1
