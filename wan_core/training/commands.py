@@ -193,6 +193,9 @@ def run_dit(args: argparse.Namespace) -> list[Path]:
         trained_text["encoder"] = trainable(Umt5Encoder(encoder.config), encoder.weights)
     files = {name: _fingerprint(getattr(args, name)) for name in ("vae", "text_encoder")}
     first_pass = {"images": is_image_model(config), "rows": not args.train_text_encoder}
+    table = Path(args.data) / "metadata.csv"
+    if table.is_file():
+        files["table"] = _fingerprint(table)
     key = json.dumps({"data": args.data, "size": asdict(size)} | first_pass | files)
     clips = encode_clips(
         data,
