@@ -105,13 +105,13 @@ def test_a_transformer_interrupted_and_started_again_ends_as_if_unbroken(tmp_pat
 
 
 def start(command, hook):
-    """The program in a process of its own, each step of which takes a while."""
+    """The program in a process of its own, after ``hook``."""
     slow = (
         f"from wan_core.training import loop, __main__\nimport time, sys\n{hook}\nsys.exit(__main__.main(sys.argv[1:]))"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", slow, *command],
+        [sys.executable, "-c", code, *command],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -126,13 +126,13 @@ def wait_for(folder, process):
         time.sleep(0.02)
 
 
-SLOW = "one = loop._Run.one_step\nloop._Run.one_step = lambda run: (time.sleep(0.2), one(run))"
+HELD = "one = loop._Run.one_step\nloop._Run.one_step = lambda run: (time.sleep(60 if run.step == 4 else 0), one(run))"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_killed_run_started_again_ends_as_if_unbroken(tmp_path):
     assert program.main(vae_command(tmp_path / "whole")) == 0
-    process = start(vae_command(tmp_path / "broken"), SLOW)
+    process = start(vae_command(tmp_path / "broken"), HELD)
     wait_for(tmp_path / "broken", process)
     process.kill()
     process.communicate(timeout=60)
