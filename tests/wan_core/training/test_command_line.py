@@ -106,7 +106,7 @@ def test_a_transformer_interrupted_and_started_again_ends_as_if_unbroken(tmp_pat
 
 def start(command, hook):
     """The program in a process of its own, after ``hook``."""
-    slow = (
+    code = (
         f"from wan_core.training import loop, __main__\nimport time, sys\n{hook}\nsys.exit(__main__.main(sys.argv[1:]))"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
