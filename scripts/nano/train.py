@@ -22,12 +22,8 @@ HIGH_I2V, LOW_I2V = ["--sigma", "0.9", "1"], ["--sigma", "0", "0.9"]
 
 
 def dit(model: Path, *more: str, text: Path = TEXT) -> list[str]:
-    return ["dit", "--model", str(model), "--vae", str(VAE), "--text-encoder", str(text), *CLIPS, *more]
-
-
-def frozen(kind: str) -> list[str]:
-    """Clips and captions are encoded once for all runs of a kind that leave the text encoder alone."""
-    return ["--cache", str(RUNS / f"{kind}_clips.safetensors")]
+    files = ["--model", str(model), "--vae", str(VAE), "--text-encoder", str(text)]
+    return ["dit", *files, *CLIPS, "--cache", str(RUNS / "clips.safetensors"), *more]
 
 
 START_DIT, START_TEXT = RUNS / "start" / "start_dit.safetensors", RUNS / "start" / "start_text_encoder.safetensors"
@@ -44,11 +40,11 @@ RECIPE: dict[str, list[str]] = {
         "--phases", "1x16x1500", "5x4x1200", "9x3x800", "--lr", "3e-3", "--weight-decay", "0", "--sample-every", "250",
     ],
     "t2v": dit(START_DIT, "--train-text-encoder", *PHASES, text=START_TEXT),
-    "t2v_high": dit(T2V, *frozen("t2v"), *EXPERT, "--phases", "17x32x800", *HIGH_T2V),
-    "t2v_low": dit(T2V, *frozen("t2v"), *EXPERT, "--phases", "17x32x800", *LOW_T2V),
-    "i2v": dit(START_I2V, *frozen("i2v"), "--phases", "17x32x1500", "--lr", "8e-4"),
-    "i2v_high": dit(I2V, *frozen("i2v"), *EXPERT, "--phases", "17x32x600", *HIGH_I2V),
-    "i2v_low": dit(I2V, *frozen("i2v"), *EXPERT, "--phases", "17x32x600", *LOW_I2V),
+    "t2v_high": dit(T2V, *EXPERT, "--phases", "17x32x800", *HIGH_T2V),
+    "t2v_low": dit(T2V, *EXPERT, "--phases", "17x32x800", *LOW_T2V),
+    "i2v": dit(START_I2V, "--phases", "17x32x1500", "--lr", "8e-4"),
+    "i2v_high": dit(I2V, *EXPERT, "--phases", "17x32x600", *HIGH_I2V),
+    "i2v_low": dit(I2V, *EXPERT, "--phases", "17x32x600", *LOW_I2V),
 }  # fmt: skip
 
 

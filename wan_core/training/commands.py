@@ -191,23 +191,23 @@ def run_dit(args: argparse.Namespace) -> list[Path]:
     if args.train_text_encoder:
         trained_text["spiece"] = _spiece(args.text_encoder)
         trained_text["encoder"] = trainable(Umt5Encoder(encoder.config), encoder.weights)
-    files = {name: _fingerprint(getattr(args, name)) for name in ("vae", "text_encoder")}
-    first_pass = {"images": is_image_model(config), "rows": not args.train_text_encoder}
     table = Path(args.data) / "metadata.csv"
-    if table.is_file():
-        files["table"] = _fingerprint(table)
-    key = json.dumps({"data": args.data, "size": asdict(size)} | first_pass | files)
+    source = {"data": args.data, "size": asdict(size), "table": _fingerprint(table) if table.is_file() else None}
+    source["vae"], text_encoder = _fingerprint(args.vae), _fingerprint(args.text_encoder)
     clips = encode_clips(
         data,
         vae,
         encoder,
-        **first_pass,
-        key=key,
+        images=is_image_model(config),
+        rows=not args.train_text_encoder,
+        key=json.dumps(source),
+        text_key=text_encoder,
         path=args.cache or args.out / "clips.safetensors",
     )
     task = DitTask(dit, clips, settings, show=show, **trained_text)
     loop, optim = _settings(args, sum(phase.steps for phase in settings.phases))
-    return train(task, args.out, loop, optim, asdict(settings) | {"model": _fingerprint(args.model), "clips": key})
+    files = {"model": _fingerprint(args.model), "text_encoder": text_encoder}
+    return train(task, args.out, loop, optim, asdict(settings) | source | files)
 
 
 def _check_fit(model: ModelHandle, vae: VaeHandle, encoder: TextEncoderHandle) -> None:

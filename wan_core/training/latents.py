@@ -15,12 +15,14 @@ from ..errors import TrainingError
 from ..runtime.ports import Ports
 from ..stages.load import TextEncoderHandle, VaeHandle
 from ..stages.text import encode_tokens, tokenize
+from ..text.tokenizer import Tokens
 from .clips import Clips
 from .state import read_safetensors, write_safetensors
 from .vae_task import to_video
 
 log = logging.getLogger(__name__)
 
+PORTS = Ports()
 BATCH = 16
 """Clips in the VAE at once."""
 
@@ -45,42 +47,55 @@ class EncodedClips:
 
 
 def encode_clips(
-    clips: Clips, vae: VaeHandle, encoder: TextEncoderHandle, *, images: bool, rows: bool, key: str, path: Path
+    clips: Clips,
+    vae: VaeHandle,
+    encoder: TextEncoderHandle,
+    *,
+    images: bool,
+    rows: bool,
+    key: str,
+    text_key: str,
+    path: Path,
 ) -> EncodedClips:
-    """Encode a data set, or read what an earlier run has encoded.
+    """Encode a data set; what an earlier run has encoded is read, what it did without is added.
 
     Args:
         images: also encode what image-to-video models are given beside the noise.
         rows: also encode the captions (they are not, where the encoder is trained too).
-        key: names everything that the result depends on; a file made with another key is made again.
+        key: names everything that the latents depend on; a file made with another key is made again.
+        text_key: names the text encoder; captions encoded with another are encoded again.
         path: the file.
     """
-    found = _read(path, key)
-    if found is None:
+    tensors, entry = _read(path, key)
+    known = {*tensors}
+    if "latents" not in tensors:
+        tensors["latents"] = _encode_latents(clips, vae, first_only=False)
+    if images and "images" not in tensors:
+        tensors["images"] = _encode_latents(clips, vae, first_only=True)
+    if entry.get("text_key") != text_key:
         texts, captions = _texts(clips)
-        ports = Ports()
-        tokens = [tokenize(encoder, text, ports) for text in texts]
-        tensors = _encode_latents(clips, vae, images)
-        if rows:
-            context = [encode_tokens(encoder, one, ports)[0, : len(one.ids)] for one in tokens]
-            tensors["rows"] = torch.cat(context)
-        entry = {"key": key, "ids": [one.ids for one in tokens], "captions": captions}
+        ids = [tokenize(encoder, text, PORTS).ids for text in texts]
+        entry |= {"text_key": text_key, "ids": ids, "captions": captions}
+        known = set()
+        tensors.pop("rows", None)
+    if rows and "rows" not in tensors:
+        tensors["rows"] = torch.cat([_rows(encoder, ids) for ids in entry["ids"]])
+    if known != {*tensors}:
         write_safetensors(path, tensors, {"clips": json.dumps(entry)})
-        found = tensors, entry
-    tensors, entry = found
     lengths = [len(one) for one in entry["ids"]]
     return EncodedClips(
         latents=tensors["latents"],
-        images=tensors.get("images"),
+        images=tensors["images"] if images else None,
         ids=entry["ids"],
-        rows=list(tensors["rows"].split(lengths)) if "rows" in tensors else None,
+        rows=list(tensors["rows"].split(lengths)) if rows else None,
         captions=entry["captions"],
     )
 
 
-def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict] | None:
+def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict]:
+    """What the file holds, nothing if it was made with another key."""
     if not path.is_file():
-        return None
+        return {}, {"key": key}
     try:
         tensors, metadata = read_safetensors(path)
         entry = json.loads(metadata["clips"])
@@ -88,7 +103,7 @@ def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict] | None:
         raise TrainingError(
             f"{path} holds no encoded clips that can be read ({error}). Remove it, or choose another file."
         ) from error
-    return (tensors, entry) if entry["key"] == key else None
+    return (tensors, entry) if entry["key"] == key else ({}, {"key": key})
 
 
 def _texts(clips: Clips) -> tuple[list[str], list[list[int]]]:
@@ -98,16 +113,20 @@ def _texts(clips: Clips) -> tuple[list[str], list[list[int]]]:
     return [*index, ""], captions
 
 
+def _rows(encoder: TextEncoderHandle, ids: list[int]) -> Tensor:
+    return encode_tokens(encoder, Tokens(ids=ids, total=len(ids)), PORTS)[0, : len(ids)]
+
+
 @torch.no_grad()
-def _encode_latents(clips: Clips, vae: VaeHandle, images: bool) -> dict[str, Tensor]:
-    began, latents, first = time.monotonic(), [], []
+def _encode_latents(clips: Clips, vae: VaeHandle, first_only: bool) -> Tensor:
+    """All clips, or the first frame of each followed by grey, normalised."""
+    began, latents = time.monotonic(), []
     network = vae.weights.module
     for start in range(0, len(clips), BATCH):
         video = to_video(np.stack([clips[i].frames for i in range(start, min(start + BATCH, len(clips)))]))
-        latents.append(vae.spec.normalise(network.encode(video).float()))
-        if images:
+        if first_only:
             video[:, :, 1:] = 0
-            first.append(vae.spec.normalise(network.encode(video).float()))
+        latents.append(vae.spec.normalise(network.encode(video).float()))
         if start // BATCH % 20 == 19:
             log.info("encoded %d of %d clips in %.0f s", start + BATCH, len(clips), time.monotonic() - began)
-    return {"latents": torch.cat(latents)} | ({"images": torch.cat(first)} if images else {})
+    return torch.cat(latents)

@@ -189,4 +189,4 @@ def test_another_vae_of_the_same_name_is_another_run(files, tmp_path, capsys):
     data[-1] ^= 1
     other["vae"].write_bytes(data)
     said = says(capsys, dit_command(tmp_path / "out", files | {"vae": other["vae"]}, "--phases", "5x2x1"))
-    assert "other settings (clips" in said
+    assert "other settings (vae" in said
