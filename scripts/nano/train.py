@@ -40,11 +40,11 @@ RECIPE: dict[str, list[str]] = {
         "--phases", "1x16x1500", "5x4x1200", "9x3x800", "--lr", "3e-3", "--weight-decay", "0", "--sample-every", "250",
     ],
     "t2v": dit(START_DIT, "--train-text-encoder", *PHASES, text=START_TEXT),
-    "t2v_high": dit(T2V, *EXPERT, "--phases", "17x32x600", *HIGH_T2V),
-    "t2v_low": dit(T2V, *EXPERT, "--phases", "17x32x600", *LOW_T2V),
-    "i2v": dit(START_I2V, "--phases", "17x32x1200", "--lr", "8e-4"),
-    "i2v_high": dit(I2V, *EXPERT, "--phases", "17x32x500", *HIGH_I2V),
-    "i2v_low": dit(I2V, *EXPERT, "--phases", "17x32x500", *LOW_I2V),
+    "t2v_high": dit(T2V, *EXPERT, "--phases", "17x32x400", *HIGH_T2V),
+    "t2v_low": dit(T2V, *EXPERT, "--phases", "17x32x1000", *LOW_T2V),
+    "i2v": dit(START_I2V, "--phases", "17x32x1000", "--lr", "8e-4"),
+    "i2v_high": dit(I2V, *EXPERT, "--phases", "17x32x400", *HIGH_I2V),
+    "i2v_low": dit(I2V, *EXPERT, "--phases", "17x32x600", *LOW_I2V),
 }  # fmt: skip
 
 
