@@ -1,11 +1,13 @@
 """Train the nano family: one command a file, each of which goes on where it was stopped.
 
 ``python3 -m scripts.nano.train [vae t2v t2v_high t2v_low i2v i2v_high i2v_low]`` runs those (default: all, in this
-order) in ``runs/nano``; ``--show`` prints the commands instead. Times on two cores: docs/training.md.
+order) in ``runs/nano``; ``--show`` prints the commands instead, ``--install`` puts what they made into ``models``.
+Times on two cores: docs/nano.md.
 """
 
 import argparse
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -48,6 +50,26 @@ RECIPE: dict[str, list[str]] = {
 }  # fmt: skip
 
 
+PLACES = {
+    "diffusion_models/wan_nano_t2v_high_noise": RUNS / "t2v_high" / "dit.safetensors",
+    "diffusion_models/wan_nano_t2v_low_noise": RUNS / "t2v_low" / "dit.safetensors",
+    "diffusion_models/wan_nano_i2v_high_noise": RUNS / "i2v_high" / "dit.safetensors",
+    "diffusion_models/wan_nano_i2v_low_noise": RUNS / "i2v_low" / "dit.safetensors",
+    "text_encoders/wan_nano_umt5": TEXT,
+    "vae/wan_nano_vae": VAE,
+}
+"""Where a file of the family goes, and which run made it."""
+
+
+def install(models: Path) -> None:
+    """Copy the family to where the pack's loaders find it."""
+    for name, source in PLACES.items():
+        target = models / f"{name}.safetensors"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        print(target, f"{target.stat().st_size / 1e6:.2f} MB")
+
+
 def prepare(name: str) -> None:
     """Write the untrained file that a training begins with."""
     if name == "t2v" and not START_DIT.exists():
@@ -60,7 +82,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RECIPE)} (default: all)")
     parser.add_argument("--show", action="store_true", help="print the commands, run nothing")
+    parser.add_argument("--install", action="store_true", help="copy the trained files into models/, run nothing")
     args = parser.parse_args()
+    if args.install:
+        install(Path("models"))
+        return 0
     unknown = [name for name in args.names if name not in RECIPE]
     if unknown:
         parser.error(f"there is no {', '.join(unknown)}; choose from {', '.join(RECIPE)}")
