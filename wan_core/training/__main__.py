@@ -9,7 +9,8 @@ from ..errors import WanError
 from . import commands
 
 
-def main(arguments: list[str] | None = None) -> int:
+def make_parser() -> argparse.ArgumentParser:
+    """Every kind of training with its options."""
     parser = argparse.ArgumentParser(
         prog="python -m wan_core.training",
         description="Train a Wan VAE or transformer. The same command goes on where an interrupted run stopped.",
@@ -23,7 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
         )
         command.options(sub)
         commands.common_options(sub, command.lr)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    args = make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
