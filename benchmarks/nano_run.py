@@ -20,7 +20,7 @@ MODELS = Path(__file__).parent.parent / "models"
 PORTS = Ports(notify=lambda text: None)
 COMPUTE = Compute(device=torch.device("cpu"))
 BATCH = 24
-STEPS, SHIFT, GUIDANCE = 20, 3.0, 4.0
+STEPS, SHIFT, GUIDANCE = 20, 3.0, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,7 +132,7 @@ _DIT_5B = DitConfig(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, in_dim
 _DIT_NANO = DitConfig(dim=192, ffn_dim=320, num_heads=3, num_layers=6, in_dim=16, out_dim=16, text_dim=128)
 
 _TEXT: frozenset[Feature] = frozenset()
-_NANO = _same(4.0, steps=20, shift=3.0, frames=17, width=64, height=64)
+_NANO = _same(3.0, steps=20, shift=3.0, frames=17, width=64, height=64)
 _I2V_21 = frozenset({Feature.CONCAT, Feature.CLIP})
 
 VARIANTS: tuple[WanVariant, ...] = (

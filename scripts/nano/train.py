@@ -19,6 +19,7 @@ VAE = RUNS / "vae" / "vae.safetensors"
 TEXT = RUNS / "t2v" / "text_encoder.safetensors"
 CLIPS = ["--data", "scripts.nano.clips:trained", "--held", "scripts.nano.clips:held_out"]
 EXPERT = ["--lr", "3e-4", "--warmup", "50"]
+LONGER = ["--lr", "1e-3", "--warmup", "50"]
 HIGH_T2V, LOW_T2V = ["--sigma", "0.875", "1"], ["--sigma", "0", "0.875"]
 HIGH_I2V, LOW_I2V = ["--sigma", "0.9", "1"], ["--sigma", "0", "0.9"]
 
@@ -42,11 +43,11 @@ RECIPE: dict[str, list[str]] = {
         "--phases", "1x16x1500", "5x4x1200", "9x3x800", "--lr", "3e-3", "--weight-decay", "0", "--sample-every", "250",
     ],
     "t2v": dit(START_DIT, "--train-text-encoder", *PHASES, text=START_TEXT),
-    "t2v_high": dit(T2V, *EXPERT, "--phases", "17x32x400", *HIGH_T2V),
-    "t2v_low": dit(T2V, *EXPERT, "--phases", "17x32x1000", *LOW_T2V),
+    "t2v_high": dit(T2V, *LONGER, "--phases", "17x32x700", *HIGH_T2V),
+    "t2v_low": dit(T2V, *LONGER, "--phases", "17x32x1200", *LOW_T2V),
     "i2v": dit(START_I2V, "--phases", "17x32x1000", "--lr", "8e-4"),
     "i2v_high": dit(I2V, *EXPERT, "--phases", "17x32x400", *HIGH_I2V),
-    "i2v_low": dit(I2V, *EXPERT, "--phases", "17x32x600", *LOW_I2V),
+    "i2v_low": dit(I2V, *LONGER, "--phases", "17x32x700", *LOW_I2V),
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ class ShowSettings:
     count: int = 4
     steps: int = 20
     shift: float = 3.0
-    guidance: float = 4.0
+    guidance: float = 3.0
 
 
 class Show:
