@@ -127,11 +127,13 @@ CHECKS: dict[str, Callable[[Family, int], Report]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS))
-    parser.add_argument("--prompts", type=int, default=240, help="of 240 held-out scenes")
+    parser.add_argument("--prompts", type=int, default=240, help="1 to 240, one of each held-out scene")
     parser.add_argument("--json", action="store_true")
     for name in vars(Files()):
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help="another file in its place")
     args = parser.parse_args()
+    if not 1 <= args.prompts <= len(world.held_out()):
+        parser.error(f"--prompts {args.prompts}: there are {len(world.held_out())} held-out scenes.")
     given = {name: getattr(args, name) for name in vars(Files()) if getattr(args, name) is not None}
     given |= {low: None for low in ("t2v_low", "i2v_low") if low.replace("low", "high") in given and low not in given}
     family = Family(files=replace(Files(), **given))

@@ -31,9 +31,9 @@ PREVIEW_SIZE = 512
 
 
 def add_model_folders(models: Path) -> None:
-    """Let the host's loaders list the files of the pack's own ``models`` folder, after those of the user."""
-    for folder in sorted(path for path in models.glob("*") if path.is_dir()):
-        folder_paths.add_model_folder_path(folder.name, str(folder))
+    """Let the host's loaders list the files of the pack's own ``models`` folder; a user's file of a name goes first."""
+    for folder in ("diffusion_models", "text_encoders", "vae"):
+        folder_paths.add_model_folder_path(folder, str(models / folder))
 
 
 def model_files(folder: str) -> list[str]:

@@ -118,6 +118,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--keep-server", action="store_true", help="leave ComfyUI running until Ctrl+C")
     setup_host.add_arguments(parser)
     args = parser.parse_args()
+    if args.image is not None and not args.all:
+        parser.error("--image goes with --all: the nano model draws the picture that it starts from.")
     if args.image is not None and not args.image.is_file():
         parser.error(f"--image {args.image}: there is no such file.")
     return args

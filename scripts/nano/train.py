@@ -64,6 +64,9 @@ PLACES = {
 
 def install(models: Path) -> None:
     """Copy the family to where the pack's loaders find it."""
+    missing = [str(source) for source in PLACES.values() if not source.is_file()]
+    if missing:
+        raise SystemExit(f"Not trained yet: {', '.join(missing)}. Nothing was copied.")
     for name, source in PLACES.items():
         target = models / f"{name}.safetensors"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,9 +76,11 @@ def install(models: Path) -> None:
 
 def prepare(name: str) -> None:
     """Write the untrained file that a training begins with."""
-    if name == "t2v" and not START_DIT.exists():
+    if name == "t2v":
         start.write_t2v(START_DIT.parent)
-    if name == "i2v" and not START_I2V.exists():
+    if name == "i2v":
+        if not T2V.is_file():
+            raise SystemExit(f"{T2V} is not there: train t2v first.")
         start.write_i2v(T2V, START_I2V)
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.nano import drawn, prompts, scenes
+from benchmarks.nano import prompts, scenes
 from benchmarks.nano_judge import judge
 from benchmarks.nano_run import GUIDANCE, SHIFT, STEPS, score
 from scripts import tiny_jobs
@@ -33,7 +33,7 @@ NATIVE = 16
         ("vae", "VAELoader", "vae_name"),
     ],
 )
-def test_loaders_list_the_small_models_after_the_users_own(client, folder, loader, widget):
+def test_loaders_of_ours_and_of_the_host_list_the_small_models(client, folder, loader, widget):
     declared = client.get(f"/object_info/{loader}")[loader]["input"]["required"][widget]
     options = declared[0] if isinstance(declared[0], list) else declared[1]["options"]
     bundled = [path.name for path in FILES.values() if path.parent.name == folder]
@@ -122,5 +122,4 @@ def test_native_sampler_and_decode_alone_follow_the_prompts_as_ours_do(client):
     client.run(graph.prompt)
     clips = [(dumped(client.host.output_dir, f"nano_native_{n}") * 255).round().byte().numpy() for n in range(NATIVE)]
     rates = score(np.stack(clips), chosen)
-    assert drawn(chosen).shape == np.stack(clips).shape
     assert min(rates[field] for field in ("color", "background", "shape", "motion")) >= 87, rates

@@ -144,6 +144,7 @@ def run_vae(args: argparse.Namespace) -> list[Path]:
     task = VaeTask(vae, clips, held, settings)
     loop, optim = _settings(args, sum(phase.steps for phase in phases))
     chosen = asdict(settings) | {"dim": args.dim, "data": args.data, "size": asdict(size)}
+    chosen |= {"held": args.held, "compile": args.compile}  # the held clips set the scale of the exported latents
     return train(task, args.out, loop, optim, chosen)
 
 
@@ -206,7 +207,8 @@ def run_dit(args: argparse.Namespace) -> list[Path]:
     )
     task = DitTask(dit, clips, settings, show=show, **trained_text)
     loop, optim = _settings(args, sum(phase.steps for phase in settings.phases))
-    files = {"model": _fingerprint(args.model), "text_encoder": text_encoder}
+    files = {"model": _fingerprint(args.model), "text_encoder": text_encoder, "compile": args.compile}
+    files["train_text_encoder"] = args.train_text_encoder
     return train(task, args.out, loop, optim, asdict(settings) | source | files)
 
 

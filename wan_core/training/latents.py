@@ -23,8 +23,9 @@ from .vae_task import to_video
 log = logging.getLogger(__name__)
 
 PORTS = Ports()
-BATCH = 16
-"""Clips in the VAE at once."""
+LOG_SECONDS = 30
+BATCH_PIXELS = 16 * 64 * 64
+"""Pixels of a frame in the VAE at once, over all clips of a batch; a larger clip goes alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,11 @@ def encode_clips(
         entry |= {"text_key": text_key, "ids": ids, "captions": captions}
         known = set()
         tensors.pop("rows", None)
+    if len(entry["captions"]) != len(tensors["latents"]):
+        raise TrainingError(
+            f"{path} holds {len(tensors['latents'])} clips, the data set {len(entry['captions'])} now: it has changed. "
+            "Remove the file to encode it again."
+        )
     if rows and "rows" not in tensors:
         tensors["rows"] = torch.cat([_rows(encoder, ids) for ids in entry["ids"]])
     if known != {*tensors}:
@@ -120,13 +126,16 @@ def _rows(encoder: TextEncoderHandle, ids: list[int]) -> Tensor:
 @torch.no_grad()
 def _encode_latents(clips: Clips, vae: VaeHandle, first_only: bool) -> Tensor:
     """All clips, or the first frame of each followed by grey, normalised."""
-    began, latents = time.monotonic(), []
+    began = said = time.monotonic()
+    latents = []
     network = vae.weights.module
-    for start in range(0, len(clips), BATCH):
-        video = to_video(np.stack([clips[i].frames for i in range(start, min(start + BATCH, len(clips)))]))
+    batch = max(1, BATCH_PIXELS // clips[0].frames[0, ..., 0].size)
+    for start in range(0, len(clips), batch):
+        video = to_video(np.stack([clips[i].frames for i in range(start, min(start + batch, len(clips)))]))
         if first_only:
             video[:, :, 1:] = 0
         latents.append(vae.spec.normalise(network.encode(video).float()))
-        if start // BATCH % 20 == 19:
-            log.info("encoded %d of %d clips in %.0f s", start + BATCH, len(clips), time.monotonic() - began)
+        if time.monotonic() - said > LOG_SECONDS:
+            said = time.monotonic()
+            log.info("encoded %d of %d clips in %.0f s", start + len(video), len(clips), said - began)
     return torch.cat(latents)

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import TrainingError
+from ..errors import TrainingError, first_few
 from .curve import draw_curve
 from .optim import Average, Optimizer, OptimSettings, lr_at
 from .state import RunState, load_state, save_state, states
@@ -114,12 +114,18 @@ class _Run:
         self.losses: list[tuple[int, float]] = []
         self.step, self.seconds, self.recent = 0, 0.0, []
         self.saved = False
-        self.began = time.monotonic()
+        self.began = self.last_log = time.monotonic()
 
     def resume(self) -> None:
         state = load_state(self.folder, self.settings)
         if state is None:
             return
+        stored = {name.split(":", 1)[1] for name in state.tensors if name.startswith("now:")}
+        if stored != set(self.parameters):
+            raise TrainingError(
+                f"{self.folder} holds a run of other networks ({first_few(sorted(stored ^ set(self.parameters)))}). "
+                "Use the same options, or another folder."
+            )
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "average": {}, "optimizer": {}}
         for full, value in state.tensors.items():
             part, name = full.split(":", 1)
@@ -161,8 +167,8 @@ class _Run:
         kept = states(self.folder)
         good = f"the last good state is {kept[-1]}" if kept else "no state had been written yet"
         raise TrainingError(
-            f"the {what} became {value} at step {self.step + 1}. Nothing of this step was kept; {good}. Use a lower "
-            "learning rate, fp32, or look at the data."
+            f"the {what} became {value} at step {self.step + 1}. Nothing of this step was kept; {good}. Train on in "
+            "another folder with a lower learning rate or fp32, or look at the data."
         )
 
     def save(self) -> None:
@@ -191,8 +197,8 @@ class _Run:
         mean = sum(self.recent) / len(self.recent)
         self.losses.append((self.step, mean))
         now = time.monotonic()
-        pace = (now - getattr(self, "_last_log", self.began)) / len(self.recent)
-        self._last_log = now
+        pace = (now - self.last_log) / len(self.recent)
+        self.last_log = now
         left = int(pace * (self.loop.steps - self.step))
         log.info(
             "step %d/%d  loss %.4f  gradient %.2f  %.0f ms/step  %d:%02d:%02d left",

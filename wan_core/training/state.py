@@ -93,6 +93,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield part
         with part.open("r+b") as file:
             os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())  # the library writes files that only their owner can read
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise TrainingError(
@@ -102,6 +103,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _check_same(then: dict, now: dict, folder: Path) -> None:

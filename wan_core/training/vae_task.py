@@ -30,7 +30,7 @@ class VaeSettings:
 
 
 class VaeTask:
-    """Trains ``vae`` on ``clips``; the last tenth of ``held`` measures."""
+    """Trains ``vae`` on ``clips``; two dozen of ``held`` measure."""
 
     def __init__(self, vae: WanVAE, clips: Clips, held: Clips, settings: VaeSettings):
         self.vae, self.clips, self.held, self.settings = vae, clips, held, settings
