@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -139,6 +140,9 @@ def main() -> None:
     family = Family(files=replace(Files(), **given))
     reports = {}
     for name in args.only:
+        if name == "i2v" and not family.files.i2v_high.is_file():
+            print(f"i2v: not measured, {family.files.i2v_high.name} is not there", file=sys.stderr)
+            continue
         reports[name] = CHECKS[name](family, args.prompts)
         if not args.json:
             print(f"{name}: {CHECKS[name].__doc__}")

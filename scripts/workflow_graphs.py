@@ -37,8 +37,7 @@ class Job:
     frames: int = 81
     """1 saves a picture."""
     given: tuple[str, ...] = ()
-    """``start_image``, ``end_image`` or ``video``; ``drawn_image``: a square that the workflow draws itself; nothing:
-    from text alone."""
+    """``start_image``, ``end_image`` or ``video``; nothing: from text alone."""
     clip_vision: bool = False
     prompt: str = FOX
     negative: str | None = None
@@ -56,22 +55,13 @@ NANO = {
     "text_encoder": "wan_nano_umt5", "vae": "wan_nano_vae", "bundled": True, "width": 64, "height": 64, "frames": 17,
     "negative": "",
 }  # fmt: skip
-HIGH_NANO_T2V, LOW_NANO_T2V, HIGH_NANO_I2V, LOW_NANO_I2V = (
-    f"wan_nano_{kind}_{side}_noise" for kind in ("t2v", "i2v") for side in ("high", "low")
-)
+HIGH_NANO_T2V, LOW_NANO_T2V = (f"wan_nano_t2v_{side}_noise" for side in ("high", "low"))
 
 JOBS: dict[str, Job] = {
     "nano_t2v": Job(
         model=HIGH_NANO_T2V,
         low_noise_model=LOW_NANO_T2V,
         prompt="A large yellow circle moves right on a black background.",
-        **NANO,
-    ),
-    "nano_i2v": Job(
-        model=HIGH_NANO_I2V,
-        low_noise_model=LOW_NANO_I2V,
-        prompt="A large red square moves down on a white background.",
-        given=("drawn_image",),
         **NANO,
     ),
     "wan2.1_t2v": Job(model="wan2.1_t2v_1.3B_fp16"),
@@ -172,15 +162,12 @@ def _from_text(job: Job) -> tuple[dict[str, dict], dict]:
 
 
 def _from_images(job: Job) -> tuple[dict[str, dict], dict]:
-    drawn = "drawn_image" in job.given
-    images = {"start_image": ["drawn", 0]} if drawn else {what: [what.removesuffix("_image"), 0] for what in job.given}
+    images = {what: [what.removesuffix("_image"), 0] for what in job.given}
     inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **_size(job), **images}
     nodes = {
         source: {"class": "LoadImage", "at": (0, 4 + row), "room": 240, "inputs": {"image": "example.png"}}
         for row, (source, _) in enumerate(images.values())
-        if not drawn
     }
-    nodes |= _drawn() if drawn else {}
     nodes["size"] = {"class": "WanCoreImageToVideo", "at": (1, 2), "inputs": inputs}
     if job.clip_vision:
         nodes["clip_vision"] = _loader("WanCoreLoadCLIPVision", 3, "clip_vision", "clip_vision_name", CLIP_VISION)
@@ -188,25 +175,6 @@ def _from_images(job: Job) -> tuple[dict[str, dict], dict]:
         nodes["clip_encode"] = {"class": "WanCoreCLIPVisionEncode", "at": (1, 1), "inputs": wires}
         inputs["clip_vision_output"] = ["clip_encode", 0]
     return nodes, {"positive": ["size", 0], "negative": ["size", 1], "latent": ["size", 2]}
-
-
-def _drawn() -> dict[str, dict]:
-    """A red square on white, 64x64, as the nano model has learned it."""
-    square = {"x": 20, "y": 20, "resize_source": False}
-    return {
-        "paper": {
-            "class": "EmptyImage", "at": (0, 4),
-            "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0xF0F0F0},
-        },
-        "ink": {
-            "class": "EmptyImage", "at": (0, 5),
-            "inputs": {"width": 23, "height": 23, "batch_size": 1, "color": 0xDC2828},
-        },
-        "drawn": {
-            "class": "ImageCompositeMasked", "at": (0, 6), "room": 40,
-            "inputs": {"destination": ["paper", 0], "source": ["ink", 0], **square},
-        },
-    }  # fmt: skip
 
 
 def _from_video(job: Job) -> tuple[dict[str, dict], dict]:

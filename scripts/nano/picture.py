@@ -1,4 +1,4 @@
-"""Write docs/nano.png: what the nano models make of four prompts and of one picture, five frames of each.
+"""Write docs/nano.png: what the nano model makes of four prompts, five frames of each.
 
 ``python3 -m scripts.nano.picture``
 """
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.nano_run import Family, Files, Run, make
-from scripts.nano.world import FRAMES, SIZE, Scene, render
+from scripts.nano.world import FRAMES, SIZE
 
 OUT = Path(__file__).parents[2] / "docs" / "nano.png"
 PROMPTS = (
@@ -18,8 +18,6 @@ PROMPTS = (
     "A large green cross moves up on a brown background.",
     "一个小的青色方块在灰色背景上向左移动。",
 )
-MOVED = "A large red square moves down on a white background."
-START = Scene(color="red", background="white", shape="square", motion="still", size="large")
 SHOWN = np.linspace(0, FRAMES - 1, 5).round().astype(int)
 SCALE, GAP, LINE = 2, 4, 18
 
@@ -27,9 +25,7 @@ SCALE, GAP, LINE = 2, 4, 18
 def main() -> None:
     family = Family(files=Files())
     videos = list(make(family.t2v, family.encoder, family.vae, list(PROMPTS), Run(seed=1)))
-    start = render(START)[:1]
-    videos += list(make(family.i2v, family.encoder, family.vae, [MOVED], Run(seed=1), images=start))
-    rows = [*PROMPTS, f"From a picture: {MOVED}"]
+    rows = PROMPTS
     side = SIZE * SCALE + GAP
     picture = Image.new("RGB", (side * len(SHOWN), (side + LINE) * len(rows)), "white")
     draw = ImageDraw.Draw(picture)

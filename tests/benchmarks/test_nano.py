@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import nano
-from benchmarks.nano_run import Family, Files, Run, make, psnr, score
+from benchmarks.nano_judge import judge
+from benchmarks.nano_run import Family, Files, Run, make, score
 
 JUDGED = ("color", "background", "shape", "motion")
 COUNT = 48
@@ -65,16 +66,9 @@ def test_the_experts_are_not_each_other(family, english):
 def test_an_empty_prompt_knows_no_colour(family):
     chosen = nano.scenes(24)
     clips = make(family.t2v, family.encoder, family.vae, [""] * len(chosen), Run())
-    assert score(clips, chosen)["color"] <= 100 / 6 + 23  # chance and three standard errors
-
-
-@pytest.mark.slow
-def test_a_video_begins_with_the_picture_and_moves_as_it_is_told(family):
-    chosen = nano.scenes(COUNT)
-    truth = nano.drawn(chosen)
-    clips = make(family.i2v, family.encoder, family.vae, nano.prompts(chosen), Run(), images=truth[:, 0])
-    assert psnr(truth[:, 0], clips[:, 0]) >= 25
-    assert score(clips, chosen)["motion"] >= 80
+    rates = score(clips, chosen)
+    assert rates["color"] <= 100 / 6 + 23  # chance and three standard errors
+    assert all(judge(clip).color != "none" for clip in clips), "there is nothing to see"
 
 
 @pytest.mark.slow

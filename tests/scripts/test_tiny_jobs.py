@@ -47,9 +47,10 @@ def test_a_picture_stays_one_frame():
 
 @pytest.mark.parametrize("name", JOBS)
 def test_every_file_of_every_workflow_has_a_tiny_one_in_its_place(name):
-    files = [file["name"] for node in graph(JOBS[name]).values() for file in node.get("files", [])]
+    inputs = [value for node in graph(JOBS[name]).values() for value in node["inputs"].values()]
+    files = [value for value in inputs if tiny_jobs.is_file(value)]
     assert len(files) >= 3
-    assert all(tiny_jobs.tiny_name(file, FILES).startswith("tiny_") for file in files)
+    assert all(tiny_jobs.tiny_name(file, FILES).startswith(("tiny_", tiny_jobs.BUNDLED)) for file in files)
 
 
 def test_a_file_without_a_tiny_one_is_named():
