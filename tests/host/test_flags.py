@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from scripts import tiny_jobs
 from scripts.host import Host, link_or_copy
 from tests.host.conftest import Client
 from tests.host.graphs import Graph, dumped, loaders, our_model, our_sampler
+from tests.host.workflow_files import examples
 
 HERE = Path(__file__).parent
 SIZE = {"width": 64, "height": 64}
+CLIP = tiny_jobs.Clip(width=96, height=64, frames=5, steps=2)
 PLENTY = 2**40
 
 
@@ -60,9 +63,22 @@ def plain(client, tiny_files) -> torch.Tensor:
     return dumped(client.host.output_dir, "plain")
 
 
+def run_every_workflow(client: Client, files: dict, folder: Path) -> None:
+    """All example workflows at a tiny size, each read back and compared with what was asked for."""
+    folder.mkdir()
+    image = client.upload(tiny_jobs.draw_image(folder / "start.png"))
+    video = client.upload(tiny_jobs.draw_video(folder / "source.mp4"))
+    given = tiny_jobs.Given(words="a blue boat", image=image, video=video)
+    for workflow in examples():
+        prompt = tiny_jobs.tiny(workflow.api, files, CLIP, given, workflow.name)
+        page = tiny_jobs.tiny_page(workflow.page, prompt)
+        (path,) = client.download(client.run(prompt, page), folder)
+        tiny_jobs.check_saved(path, CLIP, prompt, page)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STARTS)
-def test_other_flags_of_the_host_give_the_same_bits(
+def test_other_flags_of_the_host_give_the_same_bits_and_run_every_workflow(
     host_env, plain, tiny_files, tiny_tree, tmp_path, monkeypatch, name
 ):
     start = STARTS[name]
@@ -77,6 +93,7 @@ def test_other_flags_of_the_host_give_the_same_bits(
             Client(host=server).run(job(tiny_files, run, end_step))
             assert torch.equal(dumped(server.output_dir, run), plain), f"{run} run with {name}"
         told = server.log()
+        run_every_workflow(Client(host=server), tiny_files, tmp_path / "workflows")
     if start.vram:
         loads = re.findall(r"CARD load (\w+) allowed (\S+)", told)
         on_card = [(model, allowed) for model, allowed in loads if model != "Umt5Encoder"]  # the CPU may be its place
