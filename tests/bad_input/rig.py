@@ -1,5 +1,6 @@
 """Runs one row of the table, and judges it: verdict, words, time, memory, and that nothing was executed or written."""
 
+import codecs
 import os
 import sys
 import time
@@ -166,5 +167,6 @@ def warm_up(folder: Path) -> None:
     """Whatever libraries import or compile at their first use, before somebody listens."""
     from . import warm
 
+    codecs.lookup("cp437")  # of the names in a zip archive
     for number, row in enumerate(warm.ROWS):
         run(row, folder / f"warm{number}")
