@@ -54,7 +54,8 @@ def run_job(url: str, name: str, files: dict[str, Path], given: Given) -> dict:
     clip = NANO_CLIP if name in NANO else CLIP
     prompt = tiny(prompt, files, clip, given, name)
     page = tiny_page(page, prompt)
-    print(f"[demo] {name}", flush=True)
+    words = next(n["inputs"]["positive"] for n in prompt.values() if n["class_type"] == "WanCoreTextEncode")
+    print(f"[demo] {name}: {words}", flush=True)
     began = time.monotonic()
     history = api_client.run(url, prompt, page, api_client.progress_bar(prompt))
     took = time.monotonic() - began
