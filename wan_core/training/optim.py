@@ -99,7 +99,7 @@ class Optimizer:
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     """A weight between hidden layers: no embedding, no first or last layer, no bias, norm or modulation."""
-    ends = ("embedding", "head", "modulation", "patch", "decoder.head", "encoder.conv1")
+    ends = ("embedding", "head", "modulation", "patch", "encoder.conv1")
     return (
         parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) > 1 and not any(e in name for e in ends)
     )
