@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 UNREADABLE = (OSError, ValueError, SyntaxError, IndexError, ArithmeticError)
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
+VIDEOS = {
+    ".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".gif": "gif",
+}  # fmt: skip
+"""Ending -> the one container that is looked for in such a file: others, such as playlists, can name further files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ class FolderClips:
     def _reason(self, path: Path, text: str) -> str | None:
         if not text.strip():
             return "no caption"
-        if path.suffix.lower() not in IMAGES + VIDEOS:
+        if path.suffix.lower() not in (*IMAGES, *VIDEOS):
             return f"neither an image nor a video ({path.suffix or 'no ending'})"
         try:
             frames = read_frames(path, self.size.frames)
@@ -155,7 +158,7 @@ def read_frames(path: Path, count: int) -> np.ndarray:
         if path.suffix.lower() in IMAGES:
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))[None]
-        with av.open(str(path)) as container:
+        with av.open(str(path), format=VIDEOS.get(path.suffix.lower())) as container:
             frames = []
             for frame in container.decode(video=0):
                 frames.append(frame.to_ndarray(format="rgb24"))

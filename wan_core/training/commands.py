@@ -57,19 +57,23 @@ def common_options(parser: argparse.ArgumentParser, lr: float) -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(64, 64), metavar=("W", "H"), help="pixels")
     parser.add_argument("--frames", type=int, default=17, help="frames of a clip, 4n+1")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
+    usual = OptimSettings()
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default=usual.optimizer)
     parser.add_argument("--lr", type=float, default=lr, help="peak learning rate; falls along a cosine")
-    parser.add_argument("--lr-end", type=float, default=0.03, help="where the cosine ends, as a part of --lr")
-    parser.add_argument("--warmup", type=int, default=100, help="steps of rising learning rate")
-    parser.add_argument("--weight-decay", type=float, default=0.01)
-    parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
-    parser.add_argument("--ema", type=float, default=0.998, help="decay of the averaged weights, which are exported")
+    parser.add_argument("--lr-end", type=float, default=usual.lr_end, help="where the cosine ends, as a part of --lr")
+    parser.add_argument("--warmup", type=int, default=usual.warmup, help="steps of rising learning rate")
+    parser.add_argument("--weight-decay", type=float, default=usual.weight_decay)
+    parser.add_argument("--clip", type=float, default=usual.clip, help="largest norm of the gradients")
+    parser.add_argument(
+        "--ema", type=float, default=usual.ema, help="decay of the averaged weights, which are exported"
+    )
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="bf16: autocast")
     parser.add_argument("--compile", action="store_true", help="fused kernels: faster steps, needs a C++ compiler")
-    parser.add_argument("--accumulate", type=int, default=1, help="batches per step")
-    parser.add_argument("--save-every", type=int, default=250, help="steps between states")
-    parser.add_argument("--sample-every", type=int, default=500, help="steps between samples (0: none)")
-    parser.add_argument("--log-every", type=int, default=50, help="steps between lines of the log")
+    often = LoopSettings(steps=0)
+    parser.add_argument("--accumulate", type=int, default=often.accumulate, help="batches per step")
+    parser.add_argument("--save-every", type=int, default=often.save_every, help="steps between states")
+    parser.add_argument("--sample-every", type=int, default=often.sample_every, help="steps between samples (0: none)")
+    parser.add_argument("--log-every", type=int, default=often.log_every, help="steps between lines of the log")
 
 
 def check_numbers(args: argparse.Namespace) -> None:

@@ -49,8 +49,8 @@ class LoopSettings:
 
     steps: int
     accumulate: int = 1
-    save_every: int = 500
-    sample_every: int = 0
+    save_every: int = 250
+    sample_every: int = 500
     log_every: int = 50
 
 
@@ -112,7 +112,8 @@ class _Run:
         self.optimizer = Optimizer(self.parameters, optim)
         self.average = Average(self.parameters, optim.ema)
         self.losses: list[tuple[int, float]] = []
-        self.step, self.seconds, self.recent = 0, 0.0, []
+        self.recent: list[float] = []
+        self.step, self.seconds, self.last_logged = 0, 0.0, 0
         self.saved = False
         self.began = self.last_log = time.monotonic()
 
@@ -135,7 +136,8 @@ class _Run:
                 parameter.copy_(parts["now"][name])
                 self.average.values[name].copy_(parts["average"][name])
         self.optimizer.load(parts["optimizer"])
-        self.step, self.losses, self.seconds, self.saved = state.step, state.losses, state.seconds, True
+        self.step, self.seconds, self.saved = state.step, state.seconds, True
+        self.losses, self.recent, self.last_logged = state.losses, state.recent, state.step
         log.info("going on from step %d (%.0f s of training behind it)", self.step, self.seconds)
 
     def one_step(self) -> None:
@@ -181,7 +183,12 @@ class _Run:
         save_state(
             self.folder,
             RunState(
-                step=self.step, settings=self.settings, tensors=tensors, losses=self.losses, seconds=self._elapsed()
+                step=self.step,
+                settings=self.settings,
+                tensors=tensors,
+                losses=self.losses,
+                recent=self.recent,
+                seconds=self._elapsed(),
             ),
         )
         draw_curve(self.losses, self.folder / "loss.png")
@@ -197,8 +204,8 @@ class _Run:
         mean = sum(self.recent) / len(self.recent)
         self.losses.append((self.step, mean))
         now = time.monotonic()
-        pace = (now - self.last_log) / len(self.recent)
-        self.last_log = now
+        pace = (now - self.last_log) / (self.step - self.last_logged)
+        self.last_log, self.last_logged = now, self.step
         left = int(pace * (self.loop.steps - self.step))
         log.info(
             "step %d/%d  loss %.4f  gradient %.2f  %.0f ms/step  %d:%02d:%02d left",

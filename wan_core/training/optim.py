@@ -15,8 +15,8 @@ class OptimSettings:
     """``optimizer``: ``adamw``, or ``muon`` (matrices by Muon, everything else by AdamW). ``warmup`` in steps;
     ``lr_end`` is the fraction of ``lr`` that a cosine ends at."""
 
-    optimizer: str = "adamw"
-    lr: float = 1e-4
+    optimizer: str = "muon"
+    lr: float = 1e-3
     lr_end: float = 0.03
     warmup: int = 100
     weight_decay: float = 0.01

@@ -22,19 +22,21 @@ KEPT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """Where a run is: ``step`` steps are done. ``tensors`` are parameters, averages and optimizer values by name."""
+    """Where a run is: ``step`` steps are done. ``tensors`` are parameters, averages and optimizer values by name;
+    ``losses`` the points of the curve, ``recent`` the losses since the last of them."""
 
     step: int
     settings: dict
     tensors: dict[str, Tensor]
     losses: list[tuple[int, float]] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
 
 def save_state(folder: Path, state: RunState) -> Path:
     """Write ``state-<step>.safetensors`` and remove all but the newest :data:`KEPT`."""
     path = folder / f"state-{state.step:08d}.safetensors"
-    entry = {"step": state.step, "settings": state.settings, "losses": state.losses, "seconds": state.seconds}
+    entry = {name: value for name, value in vars(state).items() if name != "tensors"}
     write_safetensors(path, state.tensors, {"state": json.dumps(entry)})
     for old in (*states(folder)[:-KEPT], *folder.glob("state-*.part")):
         old.unlink(missing_ok=True)
@@ -56,7 +58,7 @@ def load_state(folder: Path, settings: dict) -> RunState | None:
             continue
         _check_same(entry["settings"], settings, folder)
         losses = [(int(step), float(loss)) for step, loss in entry["losses"]]
-        return RunState(step=entry["step"], settings=settings, tensors=tensors, losses=losses, seconds=entry["seconds"])
+        return RunState(**entry | {"settings": settings, "tensors": tensors, "losses": losses})
     if states(folder):
         raise TrainingError(f"no state in {folder} can be read. Remove the state files to begin anew.")
     return None

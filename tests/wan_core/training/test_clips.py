@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.wan_core.training.tiny_run import SCENES
 from wan_core.errors import TrainingError
-from wan_core.training.clips import ClipSize, FolderClips, InMemory, fit, open_clips
+from wan_core.training.clips import VIDEOS, ClipSize, FolderClips, InMemory, fit, open_clips, read_frames
 
 VIDEO = ClipSize(width=32, height=32, frames=5)
 PICTURE = ClipSize(width=32, height=32, frames=1)
@@ -46,6 +46,28 @@ def test_a_video_gives_its_first_frames_and_its_caption(tmp_path):
     assert clip.captions == ("it grows lighter",)
     assert clip.frames.shape == (5, 32, 32, 3) and clip.frames.dtype == np.uint8
     np.testing.assert_allclose(clip.frames.mean((1, 2, 3)), [0, 40, 80, 120, 160], atol=4)
+
+
+@pytest.mark.parametrize("ending", VIDEOS)
+def test_every_ending_of_a_video_is_read_as_what_it_says(tmp_path, ending):
+    codec = {".webm": "libvpx-vp9", ".gif": "gif"}.get(ending, "mpeg4")
+    with av.open(str(tmp_path / f"a{ending}"), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(10))
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "rgb8" if ending == ".gif" else "yuv420p"
+        for n in range(5):
+            grey = np.full((32, 32, 3), 50 * n, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode())
+    assert read_frames(tmp_path / f"a{ending}", 5).shape == (5, 32, 32, 3)
+
+
+def test_a_playlist_that_names_another_file_is_no_video(tmp_path):
+    write_video(tmp_path / "good.mp4")
+    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path / 'good.mp4'}\n")
+    (tmp_path / "other.mp4").write_text("#EXTM3U\n#EXTINF:1,\ngood.mp4\n#EXT-X-ENDLIST\n")
+    for name in ("list.mp4", "other.mp4"):
+        with pytest.raises(TrainingError, match="cannot be read"):
+            read_frames(tmp_path / name, 5)
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".bmp"])

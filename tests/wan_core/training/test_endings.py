@@ -99,6 +99,16 @@ def test_ctrl_c_saves_where_the_run_is(tmp_path):
     assert run(tmp_path)[0].read_bytes() == run(tmp_path / "whole")[0].read_bytes()
 
 
+def test_the_curve_of_a_run_that_was_broken_off_is_that_of_an_unbroken_one(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Line({3: KeyboardInterrupt}), log_every=2)
+    run(tmp_path, log_every=2)
+    run(tmp_path / "whole", log_every=2)
+    curves = [load_state(folder, settings_of(folder)).losses for folder in (tmp_path, tmp_path / "whole")]
+    assert [step for step, _ in curves[0]] == [2, 4, 6]
+    assert curves[0] == curves[1]
+
+
 def test_a_full_disk_leaves_the_state_before_and_no_partial_file(tmp_path, monkeypatch):
     original = state.save_file
 
@@ -265,10 +275,10 @@ def test_a_phase_that_is_none_is_refused(text):
 
 def test_a_state_is_read_back_as_it_was_written(tmp_path):
     written = state.RunState(
-        step=3, settings={"a": 1}, tensors={"now:w": torch.arange(3)}, losses=[(1, 0.5)], seconds=2.5
+        step=3, settings={"a": 1}, tensors={"now:w": torch.arange(3)}, losses=[(1, 0.5)], recent=[0.25], seconds=2.5
     )
     save_state(tmp_path, written)
     read = load_state(tmp_path, {"a": 1})
-    assert (read.step, read.losses, read.seconds) == (3, [(1, 0.5)], 2.5)
+    assert (read.step, read.losses, read.recent, read.seconds) == (3, [(1, 0.5)], [0.25], 2.5)
     assert torch.equal(read.tensors["now:w"], torch.arange(3))
     assert load_state(tmp_path / "empty", {}) is None
