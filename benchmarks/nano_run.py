@@ -8,17 +8,18 @@ import torch
 
 from benchmarks.nano_judge import judge
 from scripts.nano.world import FRAMES, SIZE, Scene
-from wan_core.grid import latent_frames
-from wan_core.runtime.ports import Compute, Ports
+from wan_core.grid import grid_of
+from wan_core.runtime.ports import Ports
 from wan_core.stages.load import ModelHandle, TextEncoderHandle, VaeHandle, load_model, load_text_encoder, load_vae
 from wan_core.stages.sample import Condition, Settings, StartLatent, sample
 from wan_core.stages.text import encode_text
 from wan_core.stages.vae import decode
+from wan_core.training.show import COMPUTE, known_first_frame
+from wan_core.training.vae_task import psnr as video_psnr
 from wan_core.training.vae_task import to_video
 
 MODELS = Path(__file__).parent.parent / "models"
 PORTS = Ports(notify=lambda text: None)
-COMPUTE = Compute(device=torch.device("cpu"))
 BATCH = 24
 STEPS, SHIFT, GUIDANCE = 20, 3.0, 3.0
 
@@ -89,25 +90,23 @@ def make(
         uint8 ``[N, frames, 64, 64, 3]``.
     """
     empty = encode_text(encoder, "", PORTS)
+    grid = grid_of(vae.spec, width=SIZE, height=SIZE, frames=run.frames)
     made = []
     for start in range(0, len(prompts), BATCH):
         texts = torch.cat([encode_text(encoder, one, PORTS) for one in prompts[start : start + BATCH]])
-        shape = (len(texts), vae.spec.channels, latent_frames(run.frames, 4), SIZE // 8, SIZE // 8)
-        known = {} if images is None else known_frame(vae, images[start : start + BATCH], run.frames, shape)
+        shape = (len(texts), vae.spec.channels, *grid.latent_shape)
+        known = {}
+        if images is not None:
+            each = [known_first_frame(vae, grid, image, PORTS) for image in images[start : start + BATCH]]
+            known = {
+                "known_latent": torch.cat([one["known_latent"] for one in each]),
+                "known_mask": each[0]["known_mask"],
+            }
         settings = Settings(seed=run.seed + start, steps=run.steps, shift=run.shift, guidance_high=run.guidance)
         sides = Condition(text=texts, **known), Condition(text=empty, **known)
         latent = sample(model, *sides, StartLatent(samples=torch.zeros(shape)), settings, PORTS)
         made.append((decode(vae, latent, PORTS) * 255).round().byte().numpy())
     return np.concatenate(made)
-
-
-def known_frame(vae: VaeHandle, images: np.ndarray, frames: int, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """The condition of an image model: the first frame followed by grey, and its mask."""
-    video = to_video(images[:, None])
-    video = torch.cat([video, video.new_zeros(*video.shape[:2], frames - 1, *video.shape[3:])], dim=2)
-    mask = torch.zeros(1, 4, *shape[2:])
-    mask[:, :, 0] = 1
-    return {"known_latent": vae.weights.module.encode(video).float(), "known_mask": mask}
 
 
 def score(clips: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
@@ -122,6 +121,5 @@ def score(clips: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over the first axis of the peak signal-to-noise ratio in dB, of uint8 pictures."""
-    error = np.square(a.astype(np.float64) - b).reshape(len(a), -1).mean(axis=1)
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9))))
+    """Mean peak signal-to-noise ratio in dB of uint8 clips ``[N, T, H, W, 3]``."""
+    return video_psnr(to_video(a), to_video(b))

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..conditioning.known_frames import known_mask
 from ..configs import DitConfig
-from ..grid import latent_frames
+from ..grid import Grid, grid_of
 from ..runtime.ports import Compute, Ports
+from ..stages.image import known_latent
 from ..stages.load import TextEncoderHandle, VaeHandle, load_model, load_text_encoder
 from ..stages.sample import Condition, Settings, StartLatent, sample
 from ..stages.text import encode_text
 from ..stages.vae import decode
 from .clips import Clips
 from .state import whole_file
-from .vae_task import to_video
 
 COMPUTE = Compute(device=torch.device("cpu"))
 
@@ -53,21 +54,25 @@ class Show:
 
     def _one(self, model, encoder: TextEncoderHandle, clip, seed: int, ports: Ports) -> np.ndarray:
         frames, height, width, _ = clip.frames.shape
-        spec, stride = self.vae.spec, self.vae.spec.stride_hw
-        shape = (1, spec.channels, latent_frames(frames, spec.stride_t), height // stride, width // stride)
-        known = {}
-        if is_image_model(model.variant.dit):
-            video = to_video(clip.frames[None])
-            video[:, :, 1:] = 0
-            mask = torch.zeros(1, 4, *shape[2:])
-            mask[:, :, 0] = 1
-            known = {"known_latent": self.vae.weights.module.encode(video).float(), "known_mask": mask}
+        grid = grid_of(self.vae.spec, width=width, height=height, frames=frames)
+        shape = (1, self.vae.spec.channels, *grid.latent_shape)
+        image_model = is_image_model(model.variant.dit)
+        known = known_first_frame(self.vae, grid, clip.frames[0], ports) if image_model else {}
         sides = [Condition(text=encode_text(encoder, text, ports), **known) for text in (clip.captions[0], "")]
         settings = Settings(
             seed=seed, steps=self.settings.steps, shift=self.settings.shift, guidance_high=self.settings.guidance
         )
         latent = sample(model, *sides, StartLatent(samples=torch.zeros(shape)), settings, ports)
         return (decode(self.vae, latent, ports)[0] * 255).round().byte().numpy()
+
+
+def known_first_frame(vae: VaeHandle, grid: Grid, frame_HW3: np.ndarray, ports: Ports) -> dict[str, torch.Tensor]:
+    """What a :class:`Condition` needs of a clip whose first frame (uint8) is given."""
+    picture = torch.from_numpy(frame_HW3)[None].float() / 255
+    return {
+        "known_latent": known_latent(vae, grid, picture, None, ports),
+        "known_mask": known_mask(grid, first=1, last=0),
+    }
 
 
 def is_image_model(dit: DitConfig) -> bool:
