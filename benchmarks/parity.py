@@ -29,7 +29,6 @@ UNCOVERED: dict[str, str] = {
     "dit s2v": "S2V",
     "dit camera": "Fun camera",
     "dit ref_conv": "Fun control with a reference",
-    "lora": "LoRA",
     "quant": "GGUF and int8 storage",
 }
 """Kinds not built yet."""

@@ -1,6 +1,7 @@
 """How each kind of golden file is judged: what wan_core computes from its inputs, and how close it has to be."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,10 @@ from wan_core.models.rope import rope_angles, rope_table, rotate, sinusoid
 from wan_core.models.umt5 import Umt5Encoder
 from wan_core.models.vae import WanVAE, patchify, regroup
 from wan_core.models.vae_layers import ConvCache
+from wan_core.weights.checkpoint import Checkpoint
+from wan_core.weights.header import TensorInfo
+from wan_core.weights.lora import fit, read_lora
+from wan_core.weights.lora_math import merged
 
 from .parity_golden import Expected, Golden, Results, dit, latent_spec, vae
 from .parity_sampling import judge_pipeline, judge_schedulers
@@ -137,6 +142,20 @@ def judge_conditioning(golden: Golden) -> Results:
     return {"out.i2v_y": Expected(channels(None), 1e-5), "out.flf2v_y": Expected(channels(last), 1e-5)}
 
 
+def judge_lora(golden: Golden) -> Results:
+    """Each dialect as a file of its own, merged into the base weights."""
+    base = golden.weights("base.")
+    shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
+    results: Results = {}
+    for dialect, strength in golden.config["strength"].items():
+        tensors = golden.weights(f"lora.{dialect}.")
+        header = {n: TensorInfo(dtype=t.dtype, shape=tuple(t.shape), nbytes=t.nbytes) for n, t in tensors.items()}
+        file = read_lora(Checkpoint(Path(dialect), header, {}, tensors.__getitem__, tensors.clear))
+        for target, worn in fit(file, shapes, None, "the golden base").worn(strength).items():
+            results[f"out.{dialect}.{target}"] = Expected(merged(base[target], worn), 1e-5)
+    return results
+
+
 JUDGES: dict[str, Callable[[Golden], Results]] = {
     "dit base": judge_dit,
     "vae": judge_vae,
@@ -146,4 +165,5 @@ JUDGES: dict[str, Callable[[Golden], Results]] = {
     "conditioning": judge_conditioning,
     "schedulers": judge_schedulers,
     "pipeline": judge_pipeline,
+    "lora": judge_lora,
 }
