@@ -29,8 +29,8 @@ class Seen:
     size: str
 
 
-def judge(frames: np.ndarray) -> Seen:
-    """Look at a clip, uint8 ``[T, 64, 64, 3]``."""
+def judge(frames: np.ndarray, colors: dict[str, tuple[int, int, int]] = COLORS) -> Seen:
+    """Look at a clip, uint8 ``[T, 64, 64, 3]``; ``colors`` are the words that its colour may have."""
     video = frames.astype(np.float32)
     border = np.concatenate([video[:, :2].reshape(-1, 3), video[:, -2:].reshape(-1, 3)])
     paper = np.median(border, axis=0)
@@ -47,7 +47,7 @@ def judge(frames: np.ndarray) -> Seen:
     middle = (min(RADII.values()) + max(RADII.values())) / 2
     small, large = sorted(RADII, key=RADII.get)
     return Seen(
-        color=nearest(ink, COLORS),
+        color=nearest(ink, colors),
         background=background,
         shape=shape,
         motion=movement(covered),

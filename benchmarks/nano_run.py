@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from benchmarks.nano_judge import judge
-from scripts.nano.world import FRAMES, SIZE, Scene
+from scripts.nano.world import COLORS, FRAMES, SIZE, Scene
 from wan_core.grid import grid_of
 from wan_core.runtime.ports import Ports
 from wan_core.stages.load import ModelHandle, TextEncoderHandle, VaeHandle, load_model, load_text_encoder, load_vae
@@ -109,9 +109,9 @@ def make(
     return np.concatenate(made)
 
 
-def score(clips: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
+def score(clips: np.ndarray, scenes: list[Scene], colors: dict = COLORS) -> dict[str, float]:
     """Share of clips, in percent, that show what their scene says: by field, and all at once."""
-    seen = [judge(clip) for clip in clips]
+    seen = [judge(clip, colors) for clip in clips]
     right = {
         field: [getattr(one, field) == getattr(scene, field) for one, scene in zip(seen, scenes)]
         for field in vars(scenes[0])

@@ -1,14 +1,14 @@
 """From a bare machine with Python and git to two videos: set-up, a ComfyUI host, a T2V and an I2V job.
 
     python3 scripts/demo.py
-    python3 scripts/demo.py --prompt "A small blue triangle moves up on a gray background." --image photo.jpg
+    python3 scripts/demo.py --prompt "A small blue triangle moves up on a gray background."
     python3 scripts/demo.py --comfyui ~/ComfyUI          your checkout, with the Python it already uses
     python3 scripts/demo.py --all                        every other example workflow too
 
-The first job is the workflow of the nano model that comes with the pack (docs/nano.md says what it has learned). The
-workflows of the real models run with small sizes and the tiny checkpoints of scripts/tiny_models.py, which have the
-official file layouts and random weights: their pictures are patterns, the path from the prompt to the MP4 is the real
-one.
+The two jobs are the workflows of the nano models that come with the pack (docs/nano.md says what those have learned).
+With --all the workflows of the real models run too, at small sizes and with the tiny checkpoints of
+scripts/tiny_models.py, which have the official file layouts and random weights: their pictures are patterns, the path
+from the prompt to the MP4 is the real one.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from scripts.workflow_graphs import JOBS
 WORKFLOWS = ROOT / "example_workflows"
 OUTPUT = ROOT / "output"
 INSIDE = "WAN_CORE_DEMO_SET_UP_S"  # set in the .venv's run: how long the set-up took
-NANO = ("nano_t2v",)  # trained; all others run with random weights
-SHORT = (*NANO, "wan2.2_i2v_a14b")  # one of each kind; --all runs the others too
+NANO = ("nano_t2v", "nano_i2v")  # trained; --all runs the others too, with random weights
 NANO_CLIP = Clip(width=64, height=64, frames=17, steps=20)
 CLIP = Clip(width=160, height=96, frames=33, steps=4)
 
@@ -70,20 +69,25 @@ def run_demo(env: setup_host.HostEnv, args: argparse.Namespace) -> None:
     from scripts import api_client, tiny_models
 
     began = time.monotonic()
-    models = CACHE / "tiny_models"
-    print("[demo] making the tiny models (seeded random weights in the official file layouts)", flush=True)
-    files = tiny_models.make(models)
+    models, files = CACHE / "tiny_models", {}
+    models.mkdir(parents=True, exist_ok=True)
+    if args.all:
+        print("[demo] making the tiny models (seeded random weights in the official file layouts)", flush=True)
+        files = tiny_models.make(models)
     print("[demo] starting ComfyUI", flush=True)
     with Host(env, CACHE / "demo_host", models=models) as host:
         print(f"[demo] ComfyUI answers at {host.url} after {host.started_in_s:.1f} s; its log is {host.log_path}")
-        image = api_client.upload(host.url, args.image or draw_image(CACHE / "wan_core_start.png"))
-        video = api_client.upload(host.url, draw_video(CACHE / "wan_core_source.mp4"))
-        given = Given(words=args.prompt, image=image, video=video)
-        rows = [run_job(host.url, name, files, given) for name in JOBS if args.all or name in SHORT]
+        given = Given(words=args.prompt)
+        if args.all:
+            image = api_client.upload(host.url, args.image or draw_image(CACHE / "wan_core_start.png"))
+            video = api_client.upload(host.url, draw_video(CACHE / "wan_core_source.mp4"))
+            given = Given(words=args.prompt, image=image, video=video)
+        rows = [run_job(host.url, name, files, given) for name in JOBS if args.all or name in NANO]
         print_table(rows)
         took = time.monotonic() - began
         print(f"[demo] set-up {float(os.environ.get(INSIDE, 0)):.1f} s, run {took:.1f} s")
-        print("[demo] All but the nano model have random weights: their pictures are only patterns.")
+        if args.all:
+            print("[demo] All but the nano models have random weights: their pictures are only patterns.")
         if args.keep_server:
             wait_for_interrupt(host)
 
@@ -110,12 +114,16 @@ def parse() -> argparse.Namespace:
         "--prompt", metavar="TEXT", help="the positive prompt of both jobs (default: the workflows' own)"
     )
     parser.add_argument(
-        "--image", type=Path, metavar="FILE", help="the picture to start from (default: one drawn here)"
+        "--image", type=Path, metavar="FILE", help="the picture that --all starts from (default: one drawn here)"
     )
-    parser.add_argument("--all", action="store_true", help="run every example workflow instead of two")
+    parser.add_argument(
+        "--all", action="store_true", help="run every example workflow instead of the two with trained models"
+    )
     parser.add_argument("--keep-server", action="store_true", help="leave ComfyUI running until Ctrl+C")
     setup_host.add_arguments(parser)
     args = parser.parse_args()
+    if args.image is not None and not args.all:
+        parser.error("--image goes with --all: the nano models know only pictures of their own world.")
     if args.image is not None and not args.image.is_file():
         parser.error(f"--image {args.image}: there is no such file.")
     return args

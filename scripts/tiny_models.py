@@ -97,6 +97,17 @@ def _clip_vision(generator: torch.Generator) -> dict[str, Tensor]:
     return {name: tensor.half() for name, tensor in to_naming(state, "clip_vision", "hf").items()}
 
 
+def _lora(generator: torch.Generator) -> dict[str, Tensor]:
+    """In PEFT's naming, on the queries and the feed-forward of every block."""
+    tensors = {}
+    for block in range(DIT.num_layers):
+        for layer, out, into in (("self_attn.q", DIT.dim, DIT.dim), ("ffn.0", DIT.ffn_dim, DIT.dim)):
+            name = f"diffusion_model.blocks.{block}.{layer}"
+            tensors[f"{name}.lora_A.weight"] = torch.randn(4, into, generator=generator) / 8
+            tensors[f"{name}.lora_B.weight"] = torch.randn(out, 4, generator=generator) / 8
+    return tensors
+
+
 def _model_file(name: str, config: DitConfig) -> TinyFile:
     return TinyFile(path=f"diffusion_models/wan_core_tiny_{name}_fp32.safetensors", tensors=_dit(config))
 
@@ -110,6 +121,7 @@ FILES: dict[str, TinyFile] = {
     "i2v_high": _model_file("i2v_high_noise", DIT_CONCAT),
     "i2v_low": _model_file("i2v_low_noise", DIT_CONCAT),
     "ti2v": _model_file("ti2v_5b", replace(DIT, in_dim=48, out_dim=48)),
+    "lora": TinyFile(path="loras/wan_core_tiny_lora.safetensors", tensors=_lora),
     "text_encoder": TinyFile(path="text_encoders/wan_core_tiny_umt5.safetensors", tensors=_umt5),
     "vae": TinyFile(path="vae/wan_core_tiny_vae_2.1.safetensors", tensors=_vae(VAE_21)),
     "vae_22": TinyFile(path="vae/wan_core_tiny_vae_2.2.safetensors", tensors=_vae(VAE_22)),

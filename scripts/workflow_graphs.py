@@ -28,6 +28,8 @@ class Job:
     low_noise_model: str | None = None
     folder: str | None = None
     """Where the model is downloaded from, where that is not ComfyUI's own repository."""
+    loras: tuple[str, str] | None = None
+    """Of the high-noise and the low-noise expert."""
     text_encoder: str = TEXT_ENCODER
     vae: str = VAE_21
     bundled: bool = False
@@ -37,7 +39,8 @@ class Job:
     frames: int = 81
     """1 saves a picture."""
     given: tuple[str, ...] = ()
-    """``start_image``, ``end_image`` or ``video``; nothing: from text alone."""
+    """``start_image``, ``end_image`` or ``video``; ``drawn_image``: a square that the workflow draws itself; nothing:
+    from text alone."""
     clip_vision: bool = False
     prompt: str = FOX
     negative: str | None = None
@@ -49,6 +52,13 @@ HIGH_T2V, LOW_T2V = (f"wan2.2_t2v_{side}_noise_14B_fp8_scaled" for side in ("hig
 HIGH_I2V, LOW_I2V = (f"wan2.2_i2v_{side}_noise_14B_fp8_scaled" for side in ("high", "low"))
 START, BOTH = ("start_image",), ("start_image", "end_image")
 SIZE_5B = {"vae": VAE_22, "width": 1280, "height": 704, "frames": 121}
+LORAS_T2V, LORAS_I2V = (
+    tuple(f"wan2.2_{kind}_lightx2v_4steps_lora_{version}_{side}_noise" for side in ("high", "low"))
+    for kind, version in (("t2v", "v1.1"), ("i2v", "v1"))
+)
+FOUR_STEPS_PAIR = {
+    "steps": 4, "guidance": 1.0, "shift": 5.0, "solver": "euler", "schedule": "simple", "switch_step": 2,
+}  # fmt: skip
 FOUR_STEPS = {"steps": 4, "guidance": 1.0, "shift": 5.0, "solver": "euler", "schedule": "distill"}
 
 NANO = {
@@ -56,12 +66,20 @@ NANO = {
     "negative": "",
 }  # fmt: skip
 HIGH_NANO_T2V, LOW_NANO_T2V = (f"wan_nano_t2v_{side}_noise" for side in ("high", "low"))
+HIGH_NANO_I2V, LOW_NANO_I2V = (f"wan_nano_i2v_{side}_noise" for side in ("high", "low"))
 
 JOBS: dict[str, Job] = {
     "nano_t2v": Job(
         model=HIGH_NANO_T2V,
         low_noise_model=LOW_NANO_T2V,
         prompt="A large yellow circle moves right on a black background.",
+        **NANO,
+    ),
+    "nano_i2v": Job(
+        model=HIGH_NANO_I2V,
+        low_noise_model=LOW_NANO_I2V,
+        prompt="A large red square moves down on a white background.",
+        given=("drawn_image",),
         **NANO,
     ),
     "wan2.1_t2v": Job(model="wan2.1_t2v_1.3B_fp16"),
@@ -76,6 +94,10 @@ JOBS: dict[str, Job] = {
     "wan2.1_v2v": Job(model="wan2.1_t2v_1.3B_fp16", given=("video",), prompt=PAINTED, sampler={"denoise": 0.6}),
     "wan2.2_t2v_a14b": Job(model=HIGH_T2V, low_noise_model=LOW_T2V),
     "wan2.2_i2v_a14b": Job(model=HIGH_I2V, low_noise_model=LOW_I2V, given=START, prompt=MOTION),
+    "wan2.2_t2v_a14b_4steps": Job(model=HIGH_T2V, low_noise_model=LOW_T2V, loras=LORAS_T2V, sampler=FOUR_STEPS_PAIR),
+    "wan2.2_i2v_a14b_4steps": Job(
+        model=HIGH_I2V, low_noise_model=LOW_I2V, loras=LORAS_I2V, given=START, prompt=MOTION, sampler=FOUR_STEPS_PAIR
+    ),
     "wan2.2_ti2v_5b_t2v": Job(model="wan2.2_ti2v_5B_fp16", **SIZE_5B),
     "wan2.2_ti2v_5b_i2v": Job(model="wan2.2_ti2v_5B_fp16", **SIZE_5B, given=START, prompt=MOTION),
 }
@@ -91,7 +113,16 @@ def graph(job: Job) -> dict[str, dict]:
     else:
         more, wires = _from_text(job)
     nodes["sampler"]["inputs"] |= wires
+    if job.loras:
+        more["lora"] = _lora(*job.loras)
+        nodes["sampler"]["inputs"]["model"] = ["lora", 0]
     return nodes | more
+
+
+def _lora(high: str, low: str) -> dict:
+    inputs = {"model": ["model", 0], "lora_name": f"{high}.safetensors", "low_noise_lora": f"{low}.safetensors"}
+    files = [_file("loras", name) for name in (high, low)]
+    return {"class": "WanCoreLoRA", "at": (0, 7), "room": 80, "inputs": inputs, "files": files}
 
 
 def _file(folder: str, name: str, source: str | None = None) -> dict:
@@ -162,12 +193,15 @@ def _from_text(job: Job) -> tuple[dict[str, dict], dict]:
 
 
 def _from_images(job: Job) -> tuple[dict[str, dict], dict]:
-    images = {what: [what.removesuffix("_image"), 0] for what in job.given}
+    if "drawn_image" in job.given:
+        images, nodes = {"start_image": ["drawn", 0]}, _drawn()
+    else:
+        images = {what: [what.removesuffix("_image"), 0] for what in job.given}
+        nodes = {
+            source: {"class": "LoadImage", "at": (0, 4 + row), "room": 240, "inputs": {"image": "example.png"}}
+            for row, (source, _) in enumerate(images.values())
+        }
     inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **_size(job), **images}
-    nodes = {
-        source: {"class": "LoadImage", "at": (0, 4 + row), "room": 240, "inputs": {"image": "example.png"}}
-        for row, (source, _) in enumerate(images.values())
-    }
     nodes["size"] = {"class": "WanCoreImageToVideo", "at": (1, 2), "inputs": inputs}
     if job.clip_vision:
         nodes["clip_vision"] = _loader("WanCoreLoadCLIPVision", 3, "clip_vision", "clip_vision_name", CLIP_VISION)
@@ -175,6 +209,25 @@ def _from_images(job: Job) -> tuple[dict[str, dict], dict]:
         nodes["clip_encode"] = {"class": "WanCoreCLIPVisionEncode", "at": (1, 1), "inputs": wires}
         inputs["clip_vision_output"] = ["clip_encode", 0]
     return nodes, {"positive": ["size", 0], "negative": ["size", 1], "latent": ["size", 2]}
+
+
+def _drawn() -> dict[str, dict]:
+    """A red square on white, 64x64, of the colours and the size that the nano models know."""
+    square = {"x": 20, "y": 20, "resize_source": False}
+    return {
+        "paper": {
+            "class": "EmptyImage", "at": (0, 4),
+            "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0xF0F0F0},
+        },
+        "ink": {
+            "class": "EmptyImage", "at": (0, 5),
+            "inputs": {"width": 23, "height": 23, "batch_size": 1, "color": 0xDC2828},
+        },
+        "drawn": {
+            "class": "ImageCompositeMasked", "at": (0, 6), "room": 40,
+            "inputs": {"destination": ["paper", 0], "source": ["ink", 0], **square},
+        },
+    }  # fmt: skip
 
 
 def _from_video(job: Job) -> tuple[dict[str, dict], dict]:

@@ -2,4 +2,4 @@
 
 from benchmarks.nano_run import Files
 
-FILES = {name: path for name, path in vars(Files()).items() if not name.startswith("i2v")}
+FILES = vars(Files())

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from .world import Scene
+from .world import CHOICES, Scene
 
 ENGLISH = {
     "red": ("red", "crimson"), "green": ("green",), "blue": ("blue",), "yellow": ("yellow", "golden"),
@@ -40,26 +40,46 @@ TEMPLATES = {
     ),
 }
 WORDS = {"en": ENGLISH, "zh": CHINESE}
+MOTION_ALONE = {"en": ("{motion}", "{motion}."), "zh": ("{motion}", "{motion}。")}
 ZH_SHARE = 0.35
 
 
 def caption(scene: Scene, language: str = "en", template: int = 0, variant: int = 0) -> str:
     """One caption; ``variant`` chooses among the synonyms of every word."""
-    words = WORDS[language]
-    chosen = {field: words[word][variant % len(words[word])] for field, word in vars(scene).items()}
+    chosen = {field: _synonym(language, word, variant) for field, word in vars(scene).items()}
     return TEMPLATES[language][template % len(TEMPLATES[language])].format(**chosen)
+
+
+def _synonym(language: str, word: str, variant: int) -> str:
+    """One of the words for it; a word that the family was never told stands for itself."""
+    synonyms = WORDS[language].get(word, (word,))
+    return synonyms[variant % len(synonyms)]
 
 
 def captions(scene: Scene, rng: np.random.Generator, count: int = 8) -> tuple[str, ...]:
     """Captions at random, about a third of them Chinese."""
-    made = []
-    for _ in range(count):
-        language = "zh" if rng.random() < ZH_SHARE else "en"
-        words = WORDS[language]
-        chosen = {field: words[word][rng.integers(len(words[word]))] for field, word in vars(scene).items()}
-        templates = TEMPLATES[language]
-        made.append(templates[rng.integers(len(templates))].format(**chosen))
-    return tuple(made)
+    return tuple(_at_random(scene, TEMPLATES, rng) for _ in range(count))
+
+
+def captions_beside_a_picture(scene: Scene, rng: np.random.Generator, count: int = 3) -> tuple[str, ...]:
+    """What a model that is given the first frame should learn from: ``count`` captions that fit, as many that say the
+    motion alone, and as many of other scenes with the same motion, so that only the motion is to be had from words."""
+    others = (
+        Scene(**{field: rng.choice(words) for field, words in CHOICES.items()} | {"motion": scene.motion})
+        for _ in range(count)
+    )
+    return (
+        *captions(scene, rng, count),
+        *(_at_random(scene, MOTION_ALONE, rng) for _ in range(count)),
+        *(_at_random(other, TEMPLATES, rng) for other in others),
+    )
+
+
+def _at_random(scene: Scene, templates: dict[str, tuple[str, ...]], rng: np.random.Generator) -> str:
+    language = "zh" if rng.random() < ZH_SHARE else "en"
+    words = WORDS[language]
+    chosen = {field: words[word][rng.integers(len(words[word]))] for field, word in vars(scene).items()}
+    return templates[language][rng.integers(len(templates[language]))].format(**chosen)
 
 
 def pieces() -> list[str]:

@@ -1,5 +1,6 @@
 """The world as training clips (``python -m wan_core.training ... --data scripts.nano.clips:NAME``)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ class SceneClips:
     size: ClipSize
     times: int
     seed: int
+    say: Callable[[world.Scene, np.random.Generator], tuple[str, ...]] = captions.captions
 
     def __len__(self) -> int:
         return len(self.scenes) * self.times
@@ -25,12 +27,17 @@ class SceneClips:
         scene = self.scenes[index % len(self.scenes)]
         rng = np.random.default_rng((self.seed, index))
         frames = world.render(scene, rng, self.size.frames, self.size.width)
-        return Clip(frames=frames, captions=captions.captions(scene, rng))
+        return Clip(frames=frames, captions=self.say(scene, rng))
 
 
 def trained(size: ClipSize) -> SceneClips:
-    """What the transformers learn from: 720 scenes, three times each."""
+    """What the text-to-video transformers learn from: 720 scenes, three times each."""
     return SceneClips(world.trained(), size, times=3, seed=1)
+
+
+def with_pictures(size: ClipSize) -> SceneClips:
+    """The same clips for image-to-video, with captions that can be trusted for the motion only."""
+    return SceneClips(world.trained(), size, times=3, seed=1, say=captions.captions_beside_a_picture)
 
 
 def held_out(size: ClipSize) -> SceneClips:

@@ -4,7 +4,7 @@ A :class:`Scene` is what a caption says; :func:`render` draws it. Scenes of :fun
 are what the trained models are judged by.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import product
 
 import numpy as np
@@ -19,6 +19,8 @@ COLORS = {
     "red": (220, 40, 40), "green": (40, 175, 60), "blue": (45, 85, 230),
     "yellow": (240, 210, 50), "purple": (150, 55, 190), "cyan": (70, 210, 225),
 }  # fmt: skip
+NEW_COLORS = {"pink": (250, 130, 190)}
+"""Colours that no model of the family has seen or heard of: for LoRAs to learn."""
 BACKGROUNDS = {"black": (15, 15, 15), "white": (240, 240, 240), "gray": (125, 125, 125), "brown": (110, 70, 40)}
 SHAPES = ("circle", "square", "triangle", "cross")
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
@@ -60,6 +62,15 @@ def trained() -> list[Scene]:
     return [scene for scene in all_scenes() if not _is_held_out(scene)]
 
 
+def of_new_color(color: str) -> tuple[list[Scene], list[Scene]]:
+    """Scenes of a colour of :data:`NEW_COLORS`, to learn from (120) and to be judged by (40): as those of any other
+    colour are shared out."""
+    like = CHOICES["color"][0]
+    shares = ([scene for scene in scenes if scene.color == like] for scenes in (trained(), held_out()))
+    learned, judged = ([replace(scene, color=color) for scene in scenes] for scenes in shares)
+    return learned, judged
+
+
 def _is_held_out(scene: Scene) -> bool:
     """A Latin square: of each colour, shape and motion one background in four is kept away."""
     color, background, shape, motion = (
@@ -87,7 +98,7 @@ def render(
     """
     jitter = np.zeros(2) if rng is None else rng.uniform(-JITTER, JITTER, 2)
     tint = np.zeros((2, 1)) if rng is None else rng.integers(-6, 7, (2, 1))
-    ink, paper = np.array([COLORS[scene.color], BACKGROUNDS[scene.background]], dtype=np.float32) + tint
+    ink, paper = np.array([(COLORS | NEW_COLORS)[scene.color], BACKGROUNDS[scene.background]], dtype=np.float32) + tint
     unit = size / SIZE
     steps = np.arange(frames)[:, None] / (FRAMES - 1) * TRAVEL * np.array(MOTIONS[scene.motion])
     centres = (SIZE / 2 + jitter + steps) * unit

@@ -22,6 +22,11 @@ def english(family) -> dict[str, float]:
     return rates(family, "en", Run())
 
 
+@pytest.fixture(scope="module")
+def pictures(family) -> dict:
+    return nano.check_i2v(family, 36)
+
+
 def rates(family: Family, language: str, run: Run, count: int = COUNT) -> dict[str, float]:
     chosen = nano.scenes(count)
     clips = make(family.t2v, family.encoder, family.vae, nano.prompts(chosen, language), run)
@@ -64,6 +69,20 @@ def test_an_empty_prompt_knows_no_colour(family):
     rates = score(clips, chosen)
     assert rates["color"] <= 100 / 6 + 23  # chance and three standard errors
     assert all(judge(clip).color != "none" for clip in clips), "there is nothing to see"
+
+
+@pytest.mark.slow
+def test_a_picture_moves_as_the_words_say(pictures):
+    own = pictures["own"]
+    assert own["first_frame_psnr"] >= 25 and own["motion"] >= 85, own
+    assert min(own["color"], own["background"], own["shape"]) >= 85, own
+
+
+@pytest.mark.slow
+def test_the_picture_counts_and_not_what_the_words_say_of_it(pictures):
+    other = pictures["other_image"]
+    assert other["psnr_to_given"] >= 25 and other["psnr_to_given"] > other["psnr_to_own"] + 5, other
+    assert min(other["color_of_given"], other["motion_of_words"]) >= 85, other
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def test_loaders_of_ours_and_of_the_host_list_the_small_models(client, folder, l
     assert set(bundled) <= set(options)
 
 
-@pytest.mark.parametrize("name", ["nano_t2v"])
+@pytest.mark.parametrize("name", ["nano_t2v", "nano_i2v"])
 def test_a_workflow_of_the_small_models_shows_what_its_prompt_says(client, tmp_path, name):
     prompt = json.loads((OUT / "api" / f"{name}.json").read_text(encoding="utf-8"))
     words = next(n["inputs"]["positive"] for n in prompt.values() if n["class_type"] == "WanCoreTextEncode")
@@ -81,25 +81,39 @@ def switch_step(kind: str) -> int:
     return resolve(Settings(steps=STEPS, shift=SHIFT, schedule="simple"), variant).experts.count("high")
 
 
-def test_native_nodes_make_the_same_video_of_the_small_models(client):
+def red_square(graph: Graph):
+    """A start image of the small models' world."""
+    paper = graph.add("EmptyImage", width=SIZE, height=SIZE, batch_size=1, color=0xF0F0F0)
+    ink = graph.add("EmptyImage", width=23, height=23, batch_size=1, color=0xDC2828)
+    return graph.add("ImageCompositeMasked", destination=paper, source=ink, x=20, y=20, resize_source=False)
+
+
+@pytest.mark.parametrize("kind", ["t2v", "i2v"])
+def test_native_nodes_make_the_same_video_of_the_small_models(client, kind):
     needs_native_sizes(client)
     graph = Graph()
     positive, negative = sides(graph, "A large red square moves down on a white background.")
     vae = graph.add("VAELoader", vae_name=FILES["vae"].name)
     size = {"width": SIZE, "height": SIZE, "length": FRAMES, "batch_size": 1}
-    latent = graph.add("EmptyHunyuanLatentVideo", **size)
-    theirs = native_pair(graph, "t2v", switch_step("t2v"), 5, positive, negative, latent)
-    model = our_model(graph, FILES, "t2v_high", "t2v_low")
+    if kind == "i2v":
+        start = {"vae": vae, "start_image": red_square(graph), **size}
+        known = graph.add("WanImageToVideo", positive=positive, negative=negative, **start)
+        positive, negative, latent = (known.wire(slot) for slot in range(3))
+    else:
+        latent = graph.add("EmptyHunyuanLatentVideo", **size)
+    theirs = native_pair(graph, kind, switch_step(kind), 5, positive, negative, latent)
+    model = our_model(graph, FILES, f"{kind}_high", f"{kind}_low")
     settings = {"seed": 5, "steps": STEPS, "guidance": GUIDANCE, "guidance_low": GUIDANCE, "shift": SHIFT}
     mine = our_sampler(graph, model, positive, negative, latent, **settings)
     our_vae = graph.add("WanCoreLoadVAE", vae_name=FILES["vae"].name, precision="fp32")
-    graph.dump(graph.add("VAEDecode", samples=theirs, vae=vae), "nano_native")
-    graph.dump(graph.add("WanCoreVAEDecode", samples=mine, vae=our_vae), "nano_ours")
+    graph.dump(graph.add("VAEDecode", samples=theirs, vae=vae), f"nano_{kind}_native")
+    graph.dump(graph.add("WanCoreVAEDecode", samples=mine, vae=our_vae), f"nano_{kind}_ours")
     client.run(graph.prompt)
-    native, ours = (dumped(client.host.output_dir, f"nano_{side}") for side in ("native", "ours"))
+    native, ours = (dumped(client.host.output_dir, f"nano_{kind}_{side}") for side in ("native", "ours"))
     assert native.shape == ours.shape == (FRAMES, SIZE, SIZE, 3)
     assert (native - ours).abs().max() <= CLOSE
-    assert judge((ours * 255).round().byte().numpy()).color == "red"
+    seen = judge((ours * 255).round().byte().numpy())
+    assert (seen.color, seen.background, seen.motion) == ("red", "white", "down")
 
 
 def test_native_sampler_and_decode_alone_follow_the_prompts_as_ours_do(client):

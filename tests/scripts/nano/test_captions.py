@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from scripts.nano.captions import TEMPLATES, WORDS, caption, captions, pieces, sentencepiece_model
+from scripts.nano.captions import (
+    CHINESE,
+    ENGLISH,
+    TEMPLATES,
+    WORDS,
+    caption,
+    captions,
+    captions_beside_a_picture,
+    pieces,
+    sentencepiece_model,
+)
 from scripts.nano.world import CHOICES, Scene, all_scenes
 from wan_core.text.clean import clean_prompt
 from wan_core.text.tokenizer import EOS, load_tokenizer
@@ -60,6 +70,17 @@ def test_captions_are_the_same_for_the_same_numbers_and_a_third_of_them_chinese(
     assert first == again
     chinese = sum(bool(re.search("[一-鿿]", text)) for text in first)
     assert 75 < chinese < 135
+
+
+def test_beside_a_picture_only_the_motion_can_be_relied_on():
+    made = captions_beside_a_picture(SCENE, np.random.default_rng(3), 100)
+    right = [*ENGLISH["right"], *CHINESE["right"]]
+    assert all(any(words in text for words in right) for text in made)
+    fitting, alone, others = made[:100], made[100:200], made[200:]
+    said = {field: [*ENGLISH[word], *CHINESE[word]] for field, word in vars(SCENE).items()}
+    for field in ("color", "background", "shape"):
+        named = [[any(word in text for word in said[field]) for text in part] for part in (fitting, alone, others)]
+        assert all(named[0]) and not any(named[1]) and 5 < sum(named[2]) < 45, field
 
 
 def test_no_caption_has_an_unknown_piece_and_all_are_short(tokenizer):

@@ -7,7 +7,7 @@ import pytest
 from scripts.nano import train
 from wan_core.training.__main__ import make_parser
 
-STARTS = {train.START_DIT, train.START_TEXT, train.START_I2V}
+STARTS = {train.START_DIT, train.START_TEXT, *train.START_I2V.values()}
 
 
 @pytest.mark.parametrize("name", train.RECIPE)
@@ -34,6 +34,20 @@ def test_the_family_is_installed_where_the_loaders_find_it(tmp_path, monkeypatch
     train.install(Path("models"))
     for name, source in train.PLACES.items():
         assert (tmp_path / "models" / f"{name}.safetensors").read_bytes() == str(source).encode()
+
+
+def test_an_image_expert_begins_with_the_text_expert_of_its_side(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="train t2v_low first"):
+        train.prepare("i2v_low")
+    sources = []
+    monkeypatch.setattr(train.start, "write_i2v", lambda source, out: sources.append((source, out)))
+    for expert in ("high", "low"):
+        source = train.RUNS / f"t2v_{expert}" / "dit.safetensors"
+        source.parent.mkdir(parents=True)
+        source.touch()
+        train.prepare(f"i2v_{expert}")
+    assert sources == [(train.RUNS / f"t2v_{e}" / "dit.safetensors", train.START_I2V[e]) for e in ("high", "low")]
 
 
 def test_the_experts_of_a_pair_share_the_noise_levels_without_a_gap():

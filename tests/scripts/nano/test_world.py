@@ -74,7 +74,7 @@ def test_fewer_frames_are_the_beginning_of_the_clip():
     assert np.array_equal(render(SCENE, frames=5), render(SCENE)[:5])
 
 
-@pytest.mark.parametrize("made", [clips.trained, clips.held_out, clips.for_vae])
+@pytest.mark.parametrize("made", [clips.trained, clips.with_pictures, clips.held_out, clips.for_vae])
 def test_an_index_gives_the_same_clip_and_captions_every_time(made):
     source = made(SMALL)
     for index in (0, 1, len(source) - 1):
@@ -86,6 +86,12 @@ def test_an_index_gives_the_same_clip_and_captions_every_time(made):
 def test_nothing_held_out_is_among_what_is_trained_on():
     assert len(clips.trained(SMALL)) == 2160 and len(clips.held_out(SMALL)) == 240
     assert set(clips.trained(SMALL).scenes) == set(clips.for_vae(SMALL).scenes.scenes) == set(trained())
+
+
+def test_image_models_learn_from_the_same_clips_under_other_captions():
+    plain, beside = clips.trained(SMALL), clips.with_pictures(SMALL)
+    assert len(plain) == len(beside) and np.array_equal(plain[5].frames, beside[5].frames)
+    assert plain[5].captions != beside[5].captions
 
 
 def test_an_unknown_shape_is_refused():
