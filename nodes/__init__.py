@@ -8,6 +8,7 @@ from .host import add_model_folders
 from .image import CLIPVisionEncode, ImageToVideo
 from .latent import EmptyLatent, VAEDecode, VAEEncode
 from .loaders import LoadCLIPVision, LoadModel, LoadTextEncoder, LoadVAE
+from .lora import LoRA, LoRAStack
 from .sampling import Sampler
 from .text import TextEncode
 
@@ -23,6 +24,8 @@ NODES: list[type[io.ComfyNode]] = [
     VAEEncode,
     Sampler,
     VAEDecode,
+    LoRA,
+    LoRAStack,
 ]
 
 

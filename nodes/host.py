@@ -132,12 +132,16 @@ class HostModel:
 
     def partially_unload(self, device_to, memory_to_free=0, *args, **kwargs) -> int:
         freed = self.loaded_size()
-        self.weights.move_to(self.offload_device)
+        self._go_home()
         return freed
 
     def detach(self, unpatch_all=True) -> None:
         if unpatch_all:
-            self.weights.move_to(self.offload_device)
+            self._go_home()
+
+    def _go_home(self) -> None:
+        self.weights.move_to(self.offload_device)
+        self.weights.wear({})
 
     def cleanup(self) -> None:
         pass

@@ -56,6 +56,17 @@ def wan(variant: str = "t2v-1.3b", layers: int = 3, **changes) -> bytes:
     return network("dit", replace(tiny.variant(variant).dit, num_layers=layers), **changes)
 
 
+def lora(*layers: str, width: int = 48, fill: float | None = None, ending: str = "diffusion_model.{}", **more) -> bytes:
+    """A LoRA of rank 2 in PEFT's naming on square layers of a small transformer; ``fill``: every value."""
+    halves = {"lora_A": (2, width), "lora_B": (width, 2)}
+    entries = {f"{ending.format(n)}.{h}.weight": ("F32", shape) for n in layers for h, shape in halves.items()}
+    content = holding(entries | more)
+    if fill is None:
+        return content
+    count = len(layers) * 4 * width
+    return content[: len(content) - 4 * count] + torch.full((count,), fill).numpy().tobytes()
+
+
 def umt5(tokenizer: bytes | None = None, **changes) -> bytes:
     """A small umT5, with a tokenizer in the file or without. (Only the tokenizer has values.)"""
     raw = tokenizer or b""

@@ -13,8 +13,10 @@ from wan_core.errors import WanError
 from wan_core.models.clip_vision import ClipVision
 from wan_core.models.umt5 import Umt5Encoder
 from wan_core.runtime.ports import Compute
+from wan_core.sampling.loras import parse_strength
 from wan_core.stages import image, load, text, vae
 from wan_core.stages.load import ClipVisionHandle, ModelHandle, TextEncoderHandle, VaeHandle
+from wan_core.stages.lora import add_lora
 from wan_core.stages.sample import Settings, sample
 from wan_core.text.tokenizer import load_tokenizer
 
@@ -23,12 +25,21 @@ from .rig import Rig, Row
 
 wires, latent_nodes, image_nodes, preflight = pack.load("wires", "latent", "image", "preflight")
 Make = Callable[[Rig], Callable[[], object]]
+tiny_model = lru_cache(tiny.model)
 CPU = Compute(device=torch.device("cpu"))
 NAN, INF = float("nan"), float("inf")
 LOADERS: dict[str, Callable] = {
     "model": lambda path, rig, **more: load.load_model(path, compute=CPU, notify=rig.ports.notify, **more),
     "text encoder": lambda path, rig, **more: load.load_text_encoder(path, compute=CPU, **more).tokenizer(),
     "VAE": lambda path, rig, **more: load.load_vae(path, compute=CPU, **more),
+    "LoRA": lambda path, rig, model="t2v-1.3b", over="1", **more: add_lora(
+        tiny_model(model),
+        path,
+        strength=parse_strength(over),
+        strength_low=parse_strength("1"),
+        notify=rig.ports.notify,
+        **more,
+    ),
     "CLIP vision": lambda path, rig, **more: load.load_clip_vision(path, compute=CPU, **more),
 }
 

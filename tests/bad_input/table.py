@@ -8,7 +8,7 @@ from tests.wan_core.weights.test_pickle_file import HOSTILE
 from wan_core.errors import CapacityError, InputError, MismatchError, ModelFileError
 from wan_core.sampling.sigmas import make_schedule
 
-from .contents import CLIP, F32, VAE, named, network, packed, t5, tokenizer, umt5, wan
+from .contents import CLIP, F32, VAE, holding, lora, named, network, packed, t5, tokenizer, umt5, wan
 from .makers import (
     INF,
     NAN,
@@ -35,7 +35,7 @@ from .makers import (
 )  # fmt: skip
 
 FILE, INPUT, MISMATCH = ModelFileError, InputError, MismatchError
-M, T, V, C = "model", "text encoder", "VAE", "CLIP vision"
+M, T, V, C, L = "model", "text encoder", "VAE", "CLIP vision", "LoRA"
 GOOD = wan()
 T2V, I2V, TI2V = wan("t2v-a14b"), wan("i2v-a14b"), wan("ti2v-5b")
 TWICE = b'{"a":%b,"a":%b}' % ((b'{"dtype":"F32","shape":[2],"data_offsets":[0,8]}',) * 2)
@@ -313,6 +313,50 @@ WIDGETS = [
     accepted("a boundary that leaves no low-noise step", sampler("t2v-a14b", boundary=0.001), "low-noise for 0"),
     accepted("a switch beyond the end", sampler("t2v-a14b", switch_step=50), "low-noise for 0"),
 ]
+
+Q = "blocks.0.self_attn.q"
+ON_I2V = "blocks.1.cross_attn.k_img"
+LORAS = [
+    refused("LoRA: LFS pointer", file(L, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"), FILE, "Git LFS pointer"),
+    refused("LoRA: web page", file(L, b"<!DOCTYPE html><html>log in</html>"), FILE, "web page"),
+    refused("LoRA: empty file", file(L, b""), FILE, "is empty"),
+    refused("LoRA: cut", file(L, lora(Q, fill=1.0)[:-3]), FILE, "is cut"),
+    refused("LoRA: a model", file(L, GOOD), FILE, "holds no LoRA of a Wan transformer", "Choose a Wan LoRA"),
+    refused("LoRA: a VAE", file(L, network("vae", VAE)), FILE, "holds no LoRA"),
+    refused("LoRA: of SDXL", file(L, named("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_up.weight")), FILE, "SDXL"),
+    refused("LoRA: of Flux", file(L, named("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight")), FILE, "Flux"),
+    refused("LoRA: of a larger model", file(L, lora(Q, width=5120)), MISMATCH, "none of its 2 tensors", "14B", "48 wide"),
+    refused("LoRA: halves only", file(L, named(f"diffusion_model.{Q}.lora_A.weight")), MISMATCH, "upper half", "missing"),
+    refused("LoRA: all zero", file(L, lora(Q)), MISMATCH, "changes nothing", "every change in it is zero"),
+    refused("LoRA: NaN", file(L, lora(Q, fill=NAN)), FILE, "not finite"),
+    refused("LoRA: infinity", file(L, lora(Q, fill=INF)), FILE, "not finite"),
+    refused("LoRA: values too large to be true", file(L, lora(Q, fill=1e20)), FILE, "too large to be true"),
+    refused("LoRA: a rank beyond every side", file(L, holding({f"diffusion_model.{Q}.lora_A.weight": ("F8_E4M3", (60_000, 48)), f"diffusion_model.{Q}.lora_B.weight": ("F8_E4M3", (48, 60_000))})), MISMATCH, "another shape"),
+    refused("LoRA: a rank of nothing", file(L, holding({f"diffusion_model.{Q}.lora_A.weight": ("F32", (0, 48)), f"diffusion_model.{Q}.lora_B.weight": ("F32", (48, 0)), f"diffusion_model.{Q}.alpha": ("F32", ())})), MISMATCH, "changes nothing"),
+    refused("LoRA: factors without sides", file(L, holding({f"diffusion_model.{Q}.lokr_w1": ("F32", ()), f"diffusion_model.{Q}.lokr_w2": ("F32", ())})), MISMATCH, "another shape"),
+    refused("LoRA: more than fits, strict", file(L, lora(Q, ON_I2V, fill=1.0), strict=True), MISMATCH, "'strict' asks for every tensor"),
+    refused("LoRA: blocks that are none", file(L, lora(Q, fill=1.0), blocks="0-3"), INPUT, "from 0 to 2"),
+    refused("LoRA: blocks as words", file(L, lora(Q, fill=1.0), blocks="first"), INPUT, "numbers and ranges"),
+    refused("LoRA: blocks that it does not change", file(L, lora(Q, fill=1.0), blocks="2"), MISMATCH, "changes nothing in the chosen blocks"),
+    refused("LoRA: strength as words", file(L, lora(Q, fill=1.0), over="strong"), INPUT, "no strength over steps", "STEP: STRENGTH"),
+    refused("LoRA: strength NaN", file(L, lora(Q, fill=1.0), over="nan"), INPUT, "from -100 to 100"),
+    refused("LoRA: steps that fall", file(L, lora(Q, fill=1.0), over="4: 1, 2: 0"), INPUT, "must rise"),
+    accepted("LoRA: of Wan 2.1 I2V on a model without CLIP branch", file(L, lora(Q, ON_I2V, fill=1.0)), "2 ignored", "CLIP", "harmless"),
+    accepted("LoRA: parts of another family in it", file(L, lora(Q, fill=1.0, zz_unknown=("F32", (0,)))), "1 not applied: no part of a Wan transformer"),
+    accepted("LoRA: of the low-noise expert on the high-noise one", file(L, lora(Q, fill=1.0), "style_low_noise.safetensors", model="t2v-a14b"), "by its name a LoRA of the low-noise expert"),
+]
 # fmt: on
 
-ROWS = [*DAMAGED, *WRONG_KIND, *PAIRS, *TOKENIZERS, *PROMPTS, *SIZES, *PICTURES, *LATENTS, *CONDITIONING, *WIDGETS]
+ROWS = [
+    *DAMAGED,
+    *WRONG_KIND,
+    *PAIRS,
+    *LORAS,
+    *TOKENIZERS,
+    *PROMPTS,
+    *SIZES,
+    *PICTURES,
+    *LATENTS,
+    *CONDITIONING,
+    *WIDGETS,
+]

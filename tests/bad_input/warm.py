@@ -14,6 +14,7 @@ ROWS = [
     makers.accepted("text encoder", makers.file("text encoder", contents.umt5(contents.tokenizer()))),
     makers.accepted("tokenizer.json", makers.beside("tokenizer.json", b"{}")),
     makers.accepted("model", makers.file("model", contents.wan())),
+    makers.accepted("LoRA", makers.file("LoRA", contents.lora("blocks.0.self_attn.q", fill=1.0))),
     makers.accepted("prompt", makers.prompt("a red fox")),
     makers.accepted("picture", makers.start_image(makers.filled(1, 80, 64, 3))),
     makers.accepted("picture for CLIP", makers.clip_image(makers.filled(1, 30, 30, 3))),

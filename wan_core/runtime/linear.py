@@ -1,4 +1,4 @@
-"""The one place where a stored weight becomes numbers for a matrix product: fetch -> decode -> use."""
+"""The one place where a stored weight becomes numbers for a matrix product: fetch -> decode -> LoRA -> use."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..weights.formats import StoredWeight, decode
+from ..weights.lora_math import Worn, merged
 
 
 class StoredLinear(nn.Module):
@@ -14,6 +15,8 @@ class StoredLinear(nn.Module):
 
     Takes the place of an ``nn.Linear`` after construction, so that models know nothing of storage. ``weight`` and
     ``bias`` keep their names; ``weight_scale`` (float, a scalar or one per output row) is None where there is none.
+    ``worn`` are LoRA changes of a weight that is stored in fewer bits than it computes in: they are added at each use,
+    so that the storage stays as small as it is.
     """
 
     def __init__(self, linear: nn.Linear, compute_dtype: torch.dtype):
@@ -23,12 +26,24 @@ class StoredLinear(nn.Module):
         self.register_parameter("bias", linear.bias)
         self.register_buffer("weight_scale", None, persistent=False)
         self.compute_dtype = compute_dtype
+        self.worn: tuple[Worn, ...] = ()
+
+    @property
+    def is_narrow(self) -> bool:
+        """Stored in fewer bits than it computes in."""
+        return self.weight.element_size() < self.compute_dtype.itemsize or self.weight_scale is not None
+
+    def resolved(self) -> Tensor:
+        """The weight as it is used, in the compute dtype."""
+        stored = StoredWeight(self.weight, self.weight_scale)
+        if not self.worn:
+            return decode(stored, self.compute_dtype)
+        return merged(decode(stored, torch.float32), self.worn, self.compute_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` of any float dtype -> ``[..., out_features]`` in the compute dtype."""
-        weight = decode(StoredWeight(self.weight, self.weight_scale), self.compute_dtype)
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
-        return F.linear(x.to(self.compute_dtype), weight, bias)
+        return F.linear(x.to(self.compute_dtype), self.resolved(), bias)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.weight.dtype} -> {self.compute_dtype}"

@@ -5,12 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..configs import ClipVisionConfig, Umt5Config, VaeConfig
+from ..configs import ClipVisionConfig, DitConfig, Umt5Config, VaeConfig
 from ..errors import MismatchError, ModelFileError
 from ..models.clip_vision import ClipVision
 from ..models.dit import WanDiT
@@ -18,6 +19,7 @@ from ..models.umt5 import Umt5Encoder
 from ..models.vae import WanVAE
 from ..runtime.ports import Compute, Notify
 from ..runtime.residency import Resident
+from ..sampling.loras import AddedLora
 from ..text.tokenizer import Tokenizer, load_tokenizer
 from ..variants import LATENTS, LatentSpec, WanVariant
 from ..weights import precision
@@ -44,6 +46,7 @@ class ModelHandle:
     variant: WanVariant
     high: Resident
     low: Resident | None = None
+    loras: tuple[AddedLora, ...] = ()
 
     @property
     def name(self) -> str:
@@ -218,11 +221,17 @@ def _blank(found: Detected) -> torch.nn.Module:
         return CLASSES[found.kind](found.config)
 
 
+@lru_cache(maxsize=8)
+def dit_shapes(config: DitConfig) -> dict[str, tuple[int, ...]]:
+    """Official name -> shape of every tensor of a transformer."""
+    with torch.device("meta"), _WithoutValues():
+        return {name: tuple(tensor.shape) for name, tensor in WanDiT(config).state_dict().items()}
+
+
 def _is_lone_expert(path: Path, rows: tuple[WanVariant, ...], variant: str) -> bool:
     """Whether a file that could also be a single model is meant as one expert of a pair: by its name, or as asked."""
     pairs = [row.name for row in rows if row.experts == 2]
-    named = any(name.search(path.name.lower()) for name in _EXPERT.values())
-    return bool(pairs) and (variant in pairs or (variant == "auto" and named))
+    return bool(pairs) and (variant in pairs or (variant == "auto" and bool(named_experts(path))))
 
 
 def _choose(rows: list[WanVariant], variant: str, path: Path) -> WanVariant:
@@ -249,6 +258,11 @@ _EXPERT = {
     "high": re.compile(r"(?<![a-z])high(?![a-z])|high.?noise"),
     "low": re.compile(r"(?<![a-z])low(?![a-z])|low.?noise"),
 }
+
+
+def named_experts(path: Path) -> set[str]:
+    """The sides that a file's name speaks of: ``high``, ``low``, both or none."""
+    return {side for side, pattern in _EXPERT.items() if pattern.search(path.name.lower())}
 
 
 def _check_names(high: Path, low: Path, notify: Notify) -> None:

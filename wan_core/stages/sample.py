@@ -18,6 +18,7 @@ from ..runtime.ports import Ports
 from ..runtime.residency import Resident
 from ..sampling.experts import by_boundary, by_step, expert_names
 from ..sampling.guidance import guided
+from ..sampling.loras import changes_at
 from ..sampling.noise import SEEDS, initial_noise, leave_off, noisy_start, step_noise, take_up
 from ..sampling.sigmas import Schedule, Step, from_sigmas, make_schedule
 from ..sampling.solvers import DEFAULT_SCHEDULE, SOLVERS, StepResult
@@ -32,6 +33,8 @@ ALMOST_ALL_NOISE = 0.95
 NOT_FINITE = (
     "Load the model with precision bf16 or fp32 and try again; if it stays, the file may be damaged: download it again."
 )
+
+LORAS_FIRST = "Lower the strength of the LoRA, or take it away. "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +204,7 @@ def sample(
         where = f"step {result.index + 1} of {len(plan.whole)} at sigma {result.step.sigma:.3f}"
         if variant.experts == 2:
             where += f", {plan.experts[result.done - 1]}-noise expert"
-        check_finite(result.x, where, model.name, NOT_FINITE)
+        check_finite(result.x, where, model.name, LORAS_FIRST + NOT_FINITE if model.loras else NOT_FINITE)
         ports.progress(result.done, len(plan.schedule), result.x0)
 
     x = SOLVERS[plan.solver](
@@ -333,11 +336,14 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
 
     placed: dict[str, Resident] = {}
 
-    def one(weights: Resident, guidance: float):
+    def one(side: str, weights: Resident, guidance: float):
         def predict(x: Tensor, step: Step, inputs: _Inputs) -> Tensor:
             if placed.get("now") is not weights:  # a host may tidy its memory at each placing, so only at a change
+                if "now" in placed and placed["now"].where.type == "cpu":
+                    placed["now"].wear({})  # what it wears at home is a copy of its weights
                 ports.memory.place(weights, activation_bytes(model.variant.dit, x))
                 placed["now"] = weights
+            weights.wear(changes_at(model.loras, side, step.index, len(plan.whole)))
             module = weights.module
             t = clean.timesteps(step.timestep, x) if clean is not None else x.new_full((x.shape[0],), step.timestep)
             stacked = x if inputs.concat is None else torch.cat((x, inputs.concat), dim=1)
@@ -346,10 +352,10 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
         uncond = conditions[1] if len(conditions) > 1 else None
         return guided(predict, conditions[0], uncond, guidance)
 
-    high = one(model.high, plan.guidance_high)
+    high = one("high", model.high, plan.guidance_high)
     if model.low is None:
         return high
-    low = one(model.low, plan.guidance_low)
+    low = one("low", model.low, plan.guidance_low)
     if plan.switch_step is not None:
         return by_step(high=high, low=low, switch_step=plan.switch_step)
     return by_boundary(high=high, low=low, boundary=plan.boundary)

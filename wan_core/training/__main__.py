@@ -13,7 +13,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Every kind of training with its options."""
     parser = argparse.ArgumentParser(
         prog="python -m wan_core.training",
-        description="Train a Wan VAE or transformer. The same command goes on where an interrupted run stopped.",
+        description="Train a Wan VAE, transformer or LoRA. The same command goes on where an interrupted run stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="{" + ",".join(commands.COMMANDS) + "}")
@@ -23,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
             name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
         command.options(sub)
-        commands.common_options(sub, command.lr)
+        commands.common_options(sub, command)
     return parser
 
 

@@ -20,8 +20,9 @@ from ..weights.load import read_raw
 from .clips import Clips, ClipSize, InMemory, open_clips
 from .dit_task import DitSettings, DitTask
 from .flow import SigmaSettings
-from .latents import encode_clips
+from .latents import EncodedClips, encode_clips
 from .loop import LoopSettings, train
+from .lora_task import LoraSettings, LoraTask, add_trained_layers
 from .optim import OptimSettings
 from .phases import Phase
 from .show import COMPUTE, Show, ShowSettings, is_image_model
@@ -31,10 +32,10 @@ from .vae_task import VaeSettings, VaeTask, init_vae
 
 FINGERPRINT_BYTES = 1 << 20
 NUMBERS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    ("at least 1", lambda value: value >= 1, ("accumulate", "dim")),
+    ("at least 1", lambda value: value >= 1, ("accumulate", "dim", "rank")),
     ("at least 0", lambda value: value >= 0, ("warmup", "weight_decay", "kl", "seed")),
     ("at least 0", lambda value: value >= 0, ("save_every", "sample_every", "log_every")),
-    ("above 0", lambda value: value > 0, ("lr", "clip", "shift")),
+    ("above 0", lambda value: value > 0, ("lr", "clip", "shift", "alpha")),
     ("from 0 to 1", lambda value: 0 <= value <= 1, ("lr_end", "ema", "drop_text")),
 )
 """What options must be: in words, as a test, and which of them."""
@@ -42,14 +43,15 @@ NUMBERS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Adds its options to a parser; runs on what was parsed; its usual learning rate."""
+    """Adds its options to a parser; runs on what was parsed; its usual learning rate and optimizer."""
 
     options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], list[Path]]
     lr: float
+    optimizer: str = OptimSettings().optimizer
 
 
-def common_options(parser: argparse.ArgumentParser, lr: float) -> None:
+def common_options(parser: argparse.ArgumentParser, command: Command) -> None:
     """What every kind of training takes."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: states, loss.png, samples, files")
     parser.add_argument("--data", required=True, help="folder with metadata.csv (file_name,text), or module:function")
@@ -58,8 +60,8 @@ def common_options(parser: argparse.ArgumentParser, lr: float) -> None:
     parser.add_argument("--frames", type=int, default=17, help="frames of a clip, 4n+1")
     parser.add_argument("--seed", type=int, default=0)
     usual = OptimSettings()
-    parser.add_argument("--optimizer", choices=("adamw", "muon"), default=usual.optimizer)
-    parser.add_argument("--lr", type=float, default=lr, help="peak learning rate; falls along a cosine")
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default=command.optimizer)
+    parser.add_argument("--lr", type=float, default=command.lr, help="peak learning rate; falls along a cosine")
     parser.add_argument("--lr-end", type=float, default=usual.lr_end, help="where the cosine ends, as a part of --lr")
     parser.add_argument("--warmup", type=int, default=usual.warmup, help="steps of rising learning rate")
     parser.add_argument("--weight-decay", type=float, default=usual.weight_decay)
@@ -152,12 +154,11 @@ def run_vae(args: argparse.Namespace) -> list[Path]:
     return train(task, args.out, loop, optim, chosen)
 
 
-def dit_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="the transformer to train further (bf16, fp16, fp32)")
+def _model_options(parser: argparse.ArgumentParser, phases: list[str]) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="the transformer to train (further)")
     parser.add_argument("--vae", type=Path, required=True, help="its VAE")
     parser.add_argument("--text-encoder", type=Path, required=True, help="its umT5, with the tokenizer in it or beside")
-    parser.add_argument("--train-text-encoder", action="store_true", help="train the text encoder too")
-    _phases_option(parser, ["17x32x3000"])
+    _phases_option(parser, phases)
     parser.add_argument("--shift", type=float, default=3.0, help="above 1: more of the high noise levels")
     parser.add_argument(
         "--sigma", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"),
@@ -168,11 +169,37 @@ def dit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", action="store_true", help="gradient checkpointing: less memory, more time")
 
 
-def run_dit(args: argparse.Namespace) -> list[Path]:
-    """Train a transformer by flow matching, text or image to video; writes dit.safetensors (bf16)."""
+def dit_options(parser: argparse.ArgumentParser) -> None:
+    _model_options(parser, ["17x32x3000"])
+    parser.add_argument("--train-text-encoder", action="store_true", help="train the text encoder too")
+
+
+def lora_options(parser: argparse.ArgumentParser) -> None:
+    usual = LoraSettings()
+    _model_options(parser, ["17x1x1000"])
+    parser.add_argument("--rank", type=int, default=usual.rank)
+    parser.add_argument("--alpha", type=float, help="the change is alpha / rank * up @ down (default: as --rank)")
+    parser.add_argument("--targets", nargs="+", default=list(usual.targets), help="layers of a block, by their ends")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """The files of a command line, and what the run depends on."""
+
+    model: ModelHandle
+    vae: VaeHandle
+    encoder: TextEncoderHandle
+    settings: DitSettings
+    held: Clips
+    clips: EncodedClips
+    chosen: dict
+
+
+def _load(args: argparse.Namespace, dtype: str, text_is_trained: bool) -> _Loaded:
+    """Open and check everything that a transformer is trained with, and encode the clips."""
     for option in ("model", "vae", "text_encoder"):
         check_exists(getattr(args, option), f"--{option.replace('_', '-')}")
-    model = load_model(args.model, compute=COMPUTE, dtype="fp32", notify=lambda text: None)
+    model = load_model(args.model, compute=COMPUTE, dtype=dtype, notify=lambda text: None)
     vae = load_vae(args.vae, compute=COMPUTE, dtype="fp32")
     encoder = load_text_encoder(args.text_encoder, compute=COMPUTE, dtype="fp32")
     _check_fit(model, vae, encoder)
@@ -186,16 +213,6 @@ def run_dit(args: argparse.Namespace) -> list[Path]:
         seed=args.seed,
     )
     data, held = _open_both(args, size)
-    show = Show(vae, encoder, held, ShowSettings())
-    config = model.variant.dit
-    dit = trainable(WanDiT(replace(config, text_len=0)), model.high)
-    if args.compile:
-        for block in dit.blocks:
-            block.compile()
-    trained_text = {}
-    if args.train_text_encoder:
-        trained_text["spiece"] = _spiece(args.text_encoder)
-        trained_text["encoder"] = trainable(Umt5Encoder(encoder.config), encoder.weights)
     table = Path(args.data) / "metadata.csv"
     source = {"data": args.data, "size": asdict(size), "table": _fingerprint(table) if table.is_file() else None}
     source["vae"], text_encoder = _fingerprint(args.vae), _fingerprint(args.text_encoder)
@@ -203,17 +220,48 @@ def run_dit(args: argparse.Namespace) -> list[Path]:
         data,
         vae,
         encoder,
-        images=is_image_model(config),
-        rows=not args.train_text_encoder,
+        images=is_image_model(model.variant.dit),
+        rows=not text_is_trained,
         key=json.dumps(source),
         text_key=text_encoder,
         path=args.cache or args.out / "clips.safetensors",
     )
-    task = DitTask(dit, clips, settings, show=show, **trained_text)
-    loop, optim = _settings(args, sum(phase.steps for phase in settings.phases))
     files = {"model": _fingerprint(args.model), "text_encoder": text_encoder, "compile": args.compile}
-    files["train_text_encoder"] = args.train_text_encoder
-    return train(task, args.out, loop, optim, asdict(settings) | source | files)
+    chosen = asdict(settings) | source | files
+    return _Loaded(model=model, vae=vae, encoder=encoder, settings=settings, held=held, clips=clips, chosen=chosen)
+
+
+def _train(task: DitTask, args: argparse.Namespace, chosen: dict) -> list[Path]:
+    if args.compile:
+        for block in task.dit.blocks:
+            block.compile()
+    loop, optim = _settings(args, sum(phase.steps for phase in task.settings.phases))
+    return train(task, args.out, loop, optim, chosen)
+
+
+def run_dit(args: argparse.Namespace) -> list[Path]:
+    """Train a transformer by flow matching, text or image to video; writes dit.safetensors (bf16)."""
+    files = _load(args, "fp32", args.train_text_encoder)
+    dit = trainable(WanDiT(replace(files.model.variant.dit, text_len=0)), files.model.high)
+    trained_text = {}
+    if args.train_text_encoder:
+        trained_text["spiece"] = _spiece(args.text_encoder)
+        trained_text["encoder"] = trainable(Umt5Encoder(files.encoder.config), files.encoder.weights)
+    show = Show(files.vae, files.encoder, files.held, ShowSettings())
+    task = DitTask(dit, files.clips, files.settings, show=show, **trained_text)
+    return _train(task, args, files.chosen | {"train_text_encoder": args.train_text_encoder})
+
+
+def run_lora(args: argparse.Namespace) -> list[Path]:
+    """Train a LoRA on a transformer that stays as it is; writes lora.safetensors (bf16, PEFT names)."""
+    alpha = args.rank if args.alpha is None else args.alpha
+    lora = LoraSettings(rank=args.rank, alpha=alpha, targets=tuple(args.targets))
+    files = _load(args, args.precision, False)
+    layers = add_trained_layers(files.model.high.module, lora, args.seed)
+    facts = asdict(lora) | {"base": args.model.name, "clips": len(files.clips), "settings": asdict(files.settings)}
+    show = Show(files.vae, files.encoder, files.held, ShowSettings(), base=args.model)
+    task = LoraTask(files.model.high.module, files.clips, files.settings, layers=layers, facts=facts, show=show)
+    return _train(task, args, files.chosen | {"lora": asdict(lora)})
 
 
 def _check_fit(model: ModelHandle, vae: VaeHandle, encoder: TextEncoderHandle) -> None:
@@ -259,5 +307,6 @@ def _fingerprint(path: Path) -> str:
 COMMANDS: dict[str, Command] = {
     "vae": Command(options=vae_options, run=run_vae, lr=3e-3),
     "dit": Command(options=dit_options, run=run_dit, lr=1e-3),
+    "lora": Command(options=lora_options, run=run_lora, lr=1e-4, optimizer="adamw"),
 }
 """Name on the command line -> what it does."""

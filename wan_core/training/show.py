@@ -11,8 +11,10 @@ from ..conditioning.known_frames import known_mask
 from ..configs import DitConfig
 from ..grid import Grid, grid_of
 from ..runtime.ports import Compute, Ports
+from ..sampling.loras import constant
 from ..stages.image import known_latent
 from ..stages.load import TextEncoderHandle, VaeHandle, load_model, load_text_encoder
+from ..stages.lora import add_lora
 from ..stages.sample import Condition, Settings, StartLatent, sample
 from ..stages.text import encode_text
 from ..stages.vae import decode
@@ -34,14 +36,24 @@ class ShowSettings:
 
 
 class Show:
-    """Draws samples with whatever files the training has written."""
+    """Draws samples with whatever files the training has written: a model, or with ``base`` a LoRA on it."""
 
-    def __init__(self, vae: VaeHandle, encoder: TextEncoderHandle, held: Clips, settings: ShowSettings):
-        self.vae, self.encoder, self.held, self.settings = vae, encoder, held, settings
+    def __init__(
+        self,
+        vae: VaeHandle,
+        encoder: TextEncoderHandle,
+        held: Clips,
+        settings: ShowSettings,
+        base: Path | None = None,
+    ):
+        self.vae, self.encoder, self.held, self.settings, self.base = vae, encoder, held, settings, base
 
     def __call__(self, paths: list[Path], place: Path) -> str:
         encoder = load_text_encoder(paths[1], compute=COMPUTE, dtype="fp32") if len(paths) > 1 else self.encoder
-        model = load_model(paths[0], compute=COMPUTE, dtype="fp32", notify=lambda text: None)
+        model = load_model(self.base or paths[0], compute=COMPUTE, dtype="fp32", notify=lambda text: None)
+        if self.base is not None:
+            full = constant(1.0)
+            model = add_lora(model, paths[0], strength=full, strength_low=full, notify=lambda text: None)
         ports = Ports(notify=lambda text: None)
         videos, texts = [], []
         for n in range(self.settings.count):

@@ -140,7 +140,7 @@ def recognise(head: bytes) -> str | None:
 
 def check_key(name: str, file_name: str) -> None:
     """Names from files are only ever looked up, and odd ones are not even that."""
-    inner = name.removeprefix("lora_unet__")  # a LoRA naming; let through so that it can be called a LoRA
+    inner = name.removeprefix("lora_unet__")  # the LoRA naming of Wan Fun
     if not name or len(name) > MAX_KEY_CHARS or not name.isprintable() or "__" in inner:
         raise ModelFileError(
             f"{file_name} holds a tensor with a name that is not accepted ({name[:60]!r}; names have 1 to "

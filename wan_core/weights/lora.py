@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import MismatchError, ModelFileError, first_few
 from .checkpoint import Checkpoint, open_checkpoint
 from .header import DOWNLOAD_AGAIN, TensorInfo
-from .lora_math import KINDS, Parts, Worn
+from .lora_math import KINDS, Parts, Worn, scale_of
 from .lora_names import read_name
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -66,6 +66,7 @@ class LoraFile:
     unknown: list[str]
     broken: list[tuple[str, str]]
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    sizes: dict[tuple[str, ...], float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -84,12 +85,6 @@ class LoraFile:
         return found.most_common(1)[0][0] if found else None
 
     @cached_property
-    def blocks(self) -> int:
-        """One more than the highest block that it changes."""
-        numbers = [int(m.group(1)) for c in self._all if (m := re.match(r"blocks\.(\d+)\.", c.target))]
-        return max(numbers, default=-1) + 1
-
-    @cached_property
     def has_clip(self) -> bool:
         """Changes the CLIP branch of Wan 2.1 image models."""
         return any(re.search(r"k_img|v_img|^img_emb", change.target) for change in self._all)
@@ -98,15 +93,23 @@ class LoraFile:
     def _all(self) -> list[Change]:
         return [change for changes in self.changes.values() for change in changes]
 
-    def parts(self, change: Change, device: torch.device) -> Parts:
-        """The tensors of a change, float32 on ``device``; read from disk once."""
+    def stored(self, change: Change, device: torch.device) -> Parts:
+        """The tensors of a change as the file stores them, on ``device`` (alpha on the CPU); read from disk once."""
         for name in change.names.values():
             if name not in self.tensors:
                 self.tensors[name] = self._read(name)
-        return {role: self.tensors[name].to(device, torch.float32) for role, name in change.names.items()}
+        return {
+            role: self.tensors[name] if role == "alpha" else self.tensors[name].to(device)
+            for role, name in change.names.items()
+        }
+
+    def parts(self, change: Change, device: torch.device) -> Parts:
+        """The same in float32."""
+        return {role: tensor.float() for role, tensor in self.stored(change, device).items()}
 
     def _read(self, name: str) -> Tensor:
-        tensor = self.checkpoint.get(name)
+        # A copy: a LoRA is small, and its file can be replaced while it is in use.
+        tensor = self.checkpoint.get(name).clone()
         if not bool(torch.isfinite(tensor.float()).all()):
             raise ModelFileError(f"{self.name}: {name!r} holds values that are not finite. {DOWNLOAD_AGAIN}")
         return tensor
@@ -157,18 +160,22 @@ def _no_lora(checkpoint: Checkpoint) -> ModelFileError:
         return ModelFileError(f"{name} is a LoRA or model of {family}, not of a Wan transformer. Choose a Wan LoRA.")
     return ModelFileError(
         f"{name} holds no LoRA of a Wan transformer (its tensors begin with {first_few(sorted(names), 3)[:200]}). "
-        "Choose a Wan LoRA."
+        "Choose a Wan LoRA (not GLoRA, OFT or BOFT)."
     )
 
 
 def _changes(module: str, names: dict[str, str]) -> tuple[list[Change], list[tuple[str, str]]]:
     """The parts of one module -> changes, and what is left over with the reason."""
-    left = dict(names)
     made = [
-        Change(target=_target(module, role), kind=SINGLE[role], names={role: left.pop(role)})
-        for role in list(names)
+        Change(
+            target=_target(module, role),
+            kind=SINGLE[role],
+            names={one: names[one] for one in (role, *KINDS[SINGLE[role]].may) if one in names},
+        )
+        for role in names
         if role in SINGLE
     ]
+    left = {role: name for role, name in names.items() if role not in SINGLE}
     if "reshape_weight" in left:
         reason = "it changes the size of the tensor, which is not supported"
         return made, [(name, reason) for name in left.values()]
@@ -177,8 +184,8 @@ def _changes(module: str, names: dict[str, str]) -> tuple[list[Change], list[tup
         if title not in SINGLE.values() and _complete(title, roles):
             made.append(Change(target=f"{module}.weight", kind=title, names=roles))
             left = {role: name for role, name in left.items() if role not in roles}
-    reasons = (next((HALVES[r] for r in left if r in HALVES), "the rest of it is missing"),)
-    return made, [(name, reasons[0]) for name in left.values()]
+    reason = next((HALVES[role] for role in left if role in HALVES), "the rest of it is missing")
+    return made, [(name, reason) for name in left.values()]
 
 
 def _target(module: str, role: str) -> str:
@@ -199,8 +206,6 @@ class Fit:
     file: LoraFile
     changes: tuple[Change, ...]
     ignored: dict[str, list[str]]
-    harmful: tuple[str, ...]
-    """Reasons among ``ignored`` that mean that something is wrong."""
 
     def worn(self, strength: float) -> dict[str, tuple[Worn, ...]]:
         """The changes of each tensor of the model, ready to be added."""
@@ -212,13 +217,15 @@ class Fit:
 
     def only(self, blocks: frozenset[int]) -> "Fit":
         """The same with the changes of some transformer blocks alone."""
-        kept = [c for c in self.changes if (m := re.match(r"blocks\.(\d+)\.", c.target)) and int(m.group(1)) in blocks]
-        return replace(self, changes=tuple(kept))
+        inside = [change for change in self.changes if _block(change) in blocks]
+        outside = [name for change in self.changes if _block(change) not in blocks for name in change.names.values()]
+        ignored = self.ignored | ({OUTSIDE: outside} if outside else {})
+        return replace(self, changes=tuple(inside), ignored=ignored)
 
     @property
     def applied(self) -> int:
         """Tensors of the file that are used."""
-        return sum(len(change.names) for change in self.changes)
+        return len({name for change in self.changes for name in change.names.values()})
 
     @property
     def total(self) -> int:
@@ -231,7 +238,8 @@ OTHER_INPUTS = "the input layer of a model with other channels (image or control
 NOT_WAN = "no part of a Wan transformer"
 OTHER_SHAPE = "of another shape than the model's"
 NOT_THERE = "the model has no such tensor"
-HARMLESS = (NO_CLIP, OTHER_SIDE)
+OUTSIDE = "outside the chosen blocks"
+HARMLESS = (NO_CLIP, OTHER_SIDE, OUTSIDE)
 
 
 def fit(file: LoraFile, shapes: Shapes, side: str | None, model_name: str) -> Fit:
@@ -261,8 +269,13 @@ def fit(file: LoraFile, shapes: Shapes, side: str | None, model_name: str) -> Fi
         ignored[reason].append(name)
     if not applied:
         raise MismatchError(_nothing_applies(file, shapes, ignored, model_name))
-    harmful = tuple(reason for reason in ignored if reason not in HARMLESS)
-    return Fit(file=file, changes=tuple(applied), ignored=dict(ignored), harmful=harmful)
+    return Fit(file=file, changes=tuple(applied), ignored=dict(ignored))
+
+
+def _block(change: Change) -> int | None:
+    """The transformer block that it is in, None outside the blocks."""
+    match = re.match(r"blocks\.(\d+)\.", change.target)
+    return int(match.group(1)) if match else None
 
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -270,38 +283,45 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def block_sizes(found: Fit, shapes: Shapes) -> list[float]:
     """How much each transformer block is changed at strength 1 (Frobenius norm), the layers outside the blocks last.
+    Whole tensors that are replaced are left out: what they change depends on the model's weights.
 
     Raises:
         ModelFileError: a value is not finite.
         MismatchError: nothing is changed at all.
     """
-    squares: dict[int, float] = defaultdict(float)
+    squares: dict[int | None, float] = defaultdict(float)
     for change in found.changes:
-        match = re.match(r"blocks\.(\d+)\.", change.target)
-        squares[int(match.group(1)) if match else -1] += _size(found.file, change, shapes[change.target]) ** 2
-    if not any(squares.values()):
+        squares[_block(change)] += _size(found.file, change, shapes[change.target]) ** 2
+    if not all(math.isfinite(square) for square in squares.values()):
+        raise ModelFileError(f"{found.file.name} holds values that are too large to be true. {DOWNLOAD_AGAIN}")
+    if not any(squares.values()) and all(change.kind != "replacement" for change in found.changes):
         raise MismatchError(
             f"{found.file.name} changes nothing: every change in it is zero, as before a training. Choose another file."
         )
-    count = max(squares) + 1
-    return [squares[n] ** 0.5 for n in (*range(count), *([-1] if -1 in squares else []))]
+    outside = [squares.pop(None)] if None in squares else []
+    return [squares[block] ** 0.5 for block in range(max(squares, default=-1) + 1)] + [s**0.5 for s in outside]
 
 
 def _size(file: LoraFile, change: Change, shape: tuple[int, ...]) -> float:
     """Frobenius norm of what a change adds to a weight of zeros; of DoRA, of the product alone."""
-    parts = dict(file.parts(change, torch.device("cpu")))
+    key = tuple(change.names.values())
+    parts = dict(file.parts(change, torch.device("cpu")))  # also makes sure that all of it can be read
+    if key in file.sizes or change.kind == "replacement":
+        return file.sizes.get(key, 0.0)
     for role in ("dora", "magnitude"):
         parts.pop(role, None)
-    if change.kind == "low rank" and "mid" not in parts:
+    if change.kind == "low rank" and "mid" not in parts and len(parts["down"]) <= min(parts["up"].shape[0], *shape[:1]):
         up, down = parts["up"].flatten(1), parts["down"].flatten(1)
-        scale = parts["alpha"].item() / len(down) if "alpha" in parts else 1.0
-        return abs(scale) * float(((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt())
-    return float(KINDS[change.kind].added(torch.zeros(shape), parts, 1.0).norm())
+        squares = ((up.T @ up) * (down @ down.T)).sum().clamp_min(0)
+        file.sizes[key] = abs(scale_of(parts, len(down))) * float(squares.sqrt())
+    else:
+        file.sizes[key] = float(KINDS[change.kind].added(torch.zeros(shape), parts, 1.0).norm())
+    return file.sizes[key]
 
 
 def bars(sizes: Sequence[float]) -> str:
     """A small picture of numbers: one bar each, the largest full."""
-    top = max(sizes)
+    top = max(sizes, default=0) or 1
     return "".join(BARS[min(len(BARS) - 1, int(size / top * len(BARS)))] for size in sizes)
 
 
@@ -318,6 +338,9 @@ def _why_not(file: LoraFile, change: Change, shapes: Shapes) -> str | None:
 def _fits(parts: Mapping[str, TensorInfo], kind: str, wanted: tuple[int, ...]) -> bool:
     """Whether the tensors of a change make one of the wanted shape; tried on shapes without data."""
     if "alpha" in parts and math.prod(parts["alpha"].shape) != 1:
+        return False
+    # No side of a good file is longer than the weight's longest: the work stays in proportion to the weight.
+    if any(side > max(wanted, default=1) for info in parts.values() for side in info.shape):
         return False
     try:
         with torch.device("meta"):
@@ -350,5 +373,8 @@ def describe(found: Fit) -> str:
     """One sentence for the node: what was applied, and by group what was not and why."""
     what = f"{' and '.join(found.file.dialects)}; {base_title(found.file)}"
     text = f"{found.file.name}: applied {found.applied:,} of {found.total:,} tensors ({what})"
-    groups = [f"{len(names):,} ignored: {reason}" for reason, names in found.ignored.items()]
+    groups = [
+        f"{len(names):,} {'ignored' if reason in HARMLESS else 'not applied'}: {reason}"
+        for reason, names in found.ignored.items()
+    ]
     return "; ".join([text, *groups]) + "."

@@ -1,12 +1,12 @@
 """What each kind of LoRA does to a weight, in float32.
 
 Every kind is a function ``(weight, parts, strength) -> what is added``, so that the order of several LoRAs does not
-matter. Sources: Comfy-Org/ComfyUI ``comfy/weight_adapter`` (all kinds, also which norm DoRA divides by), kohya-ss
+matter. Sources: Comfy-Org/ComfyUI ``comfy/weight_adapter`` (also which norm DoRA divides by), kohya-ss
 and LyCORIS (ranks and alphas), huggingface/peft (magnitude vectors).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -23,13 +23,12 @@ Parts = Mapping[str, Tensor]
 class Kind:
     """``needs``: roles without which it cannot be; ``may``: roles it understands besides; ``added``: the function."""
 
-    title: str
     needs: tuple[str, ...]
     added: Callable[[Tensor, Parts, float], Tensor]
     may: tuple[str, ...] = ()
 
 
-def _scale(parts: Parts, rank: int | None) -> float:
+def scale_of(parts: Parts, rank: int | None) -> float:
     """``alpha / rank``; 1 where either is missing."""
     return parts["alpha"].item() / rank if "alpha" in parts and rank else 1.0
 
@@ -44,7 +43,7 @@ def _shaped(value: Tensor, weight: Tensor) -> Tensor:
 
 def _low_rank(weight: Tensor, parts: Parts, strength: float) -> Tensor:
     up, down = parts["up"], parts["down"]
-    scale = _scale(parts, down.shape[0])
+    scale = scale_of(parts, down.shape[0])
     if "mid" in parts:  # a convolution between the two: [rank, rank, ...]
         down = torch.einsum("ij...,jk->ik...", parts["mid"], down.flatten(1))
     product = _shaped(up.flatten(1) @ down.flatten(1), weight)
@@ -57,8 +56,10 @@ def _hadamard(weight: Tensor, parts: Parts, strength: float) -> Tensor:
         a, b = parts[f"hada_w{n}_a"], parts[f"hada_w{n}_b"]
         core = parts.get(f"hada_t{n}")
         factors.append(a @ b if core is None else torch.einsum("ij...,jr,ip->pr...", core, b, a))
+    if factors[0].shape != factors[1].shape:
+        raise ValueError(f"{list(factors[0].shape)} and {list(factors[1].shape)} are no factors of one change")
     product = _shaped(factors[0] * factors[1], weight)
-    return _decomposed(weight, product * _scale(parts, parts["hada_w1_b"].shape[0]), parts, strength)
+    return _decomposed(weight, product * scale_of(parts, parts["hada_w1_b"].shape[0]), parts, strength)
 
 
 def _kronecker(weight: Tensor, parts: Parts, strength: float) -> Tensor:
@@ -73,9 +74,9 @@ def _kronecker(weight: Tensor, parts: Parts, strength: float) -> Tensor:
             whole = a @ b if core is None else torch.einsum("ij...,jr,ip->pr...", core, b, a)
         factors.append(whole)
     first, second = factors
-    first = first.reshape(*first.shape, *(1 for _ in second.shape[first.ndim :]))
+    first = first.reshape((*first.shape, *(1 for _ in second.shape[first.ndim :])))
     product = _shaped(torch.kron(first.contiguous(), second.contiguous()), weight)
-    return _decomposed(weight, product * _scale(parts, rank), parts, strength)
+    return _decomposed(weight, product * scale_of(parts, rank), parts, strength)
 
 
 def _decomposed(weight: Tensor, product: Tensor, parts: Parts, strength: float) -> Tensor:
@@ -101,33 +102,37 @@ def _difference(weight: Tensor, parts: Parts, strength: float) -> Tensor:
     return _shaped(value, weight) * strength
 
 
+def _bias_of_up(weight: Tensor, parts: Parts, strength: float) -> Tensor:
+    """PEFT scales the whole output of the upper half, its bias included."""
+    rank = parts["up"].shape[1] if "up" in parts else None
+    return _shaped(parts["up_bias"], weight) * (scale_of(parts, rank) * strength)
+
+
 def _replacement(weight: Tensor, parts: Parts, strength: float) -> Tensor:
     return (_shaped(parts["set_weight"], weight) - weight) * strength
 
 
 KINDS: dict[str, Kind] = {
     "low rank": Kind(
-        title="LoRA", needs=("up", "down"), may=("mid", "alpha", "dora", "magnitude"), added=_low_rank
+        needs=("up", "down"), may=("mid", "alpha", "dora", "magnitude"), added=_low_rank
     ),
     "hadamard": Kind(
-        title="LoHa",
         needs=("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
         may=("hada_t1", "hada_t2", "alpha", "dora"),
         added=_hadamard,
     ),
     "kronecker": Kind(
-        title="LoKr",
         needs=(),
         may=(
             "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "alpha", "dora",
         ),
         added=_kronecker,
     ),
-    "difference": Kind(title="difference", needs=("diff",), added=_difference),
-    "bias difference": Kind(title="difference of a bias", needs=("diff_b",), added=_difference),
-    "bias of up": Kind(title="bias of the upper half", needs=("up_bias",), added=_difference),
-    "modulation difference": Kind(title="difference of a modulation", needs=("diff_m",), added=_difference),
-    "replacement": Kind(title="whole tensor", needs=("set_weight",), added=_replacement),
+    "difference": Kind(needs=("diff",), added=_difference),
+    "bias difference": Kind(needs=("diff_b",), added=_difference),
+    "bias of up": Kind(needs=("up_bias",), may=("up", "alpha"), added=_bias_of_up),
+    "modulation difference": Kind(needs=("diff_m",), added=_difference),
+    "replacement": Kind(needs=("set_weight",), added=_replacement),
 }  # fmt: skip
 """Kinds of change by name."""
 
@@ -135,7 +140,26 @@ KINDS: dict[str, Kind] = {
 class Source(Protocol):
     """Where the tensors of a change come from: an open LoRA file."""
 
-    def parts(self, change: object, device: torch.device) -> Parts: ...
+    def stored(self, change: object, device: torch.device) -> Parts:
+        """The tensors of a change on a device, as the file stores them; alpha, a number, on the CPU."""
+        ...
+
+    def parts(self, change: object, device: torch.device) -> Parts:
+        """The same in float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """The tensors of one change on the device that computes."""
+
+    tensors: Parts
+
+    def stored(self, change: object, device: torch.device) -> Parts:
+        return self.tensors
+
+    def parts(self, change: object, device: torch.device) -> Parts:
+        return {role: tensor.float() for role, tensor in self.tensors.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +175,10 @@ class Worn:
         """What it adds to ``base`` (float32)."""
         return KINDS[self.kind].added(base, self.source.parts(self.change, base.device), self.strength)
 
+    def placed(self, device: torch.device) -> "Worn":
+        """The same with its tensors on a device already, as the file stores them."""
+        return replace(self, source=_Placed(self.source.stored(self.change, device)))
+
     def factors(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Two matrices whose product it adds, whatever the weight; None where it is more than that."""
         if self.kind != "low rank":
@@ -159,7 +187,7 @@ class Worn:
         up, down = parts["up"], parts["down"]
         if up.ndim != 2 or down.ndim != 2 or not parts.keys() <= {"up", "down", "alpha"}:
             return None
-        return up * (_scale(parts, down.shape[0]) * self.strength), down
+        return up * (scale_of(parts, down.shape[0]) * self.strength), down
 
 
 def merged(weight: Tensor, changes: Sequence[Worn], dtype: torch.dtype = torch.float32) -> Tensor:

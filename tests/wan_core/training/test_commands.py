@@ -52,7 +52,8 @@ def test_help_lists_every_option_with_its_default(kind, capsys):
         program.main([kind, "--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0
-    own = {"vae": ["--dim", "--kl"], "dit": ["--model", "--sigma", "--shift", "--drop-text", "--checkpoint"]}
+    dit = ["--model", "--sigma", "--shift", "--drop-text", "--checkpoint"]
+    own = {"vae": ["--dim", "--kl"], "dit": dit, "lora": [*dit, "--rank", "--alpha", "--targets"]}
     for option in [*own[kind], "--data", "--ema", "--accumulate", "--precision", "--save-every", "--sample-every"]:
         assert option in text
     assert "(default: 0.998)" in re.sub(r"\s+", " ", text)
@@ -66,7 +67,7 @@ def test_help_of_the_program_names_what_it_trains(capsys):
     assert all(kind in text for kind in commands.COMMANDS)
 
 
-@pytest.mark.parametrize("command", [[], ["lora"], ["vae"], ["vae", "--out", "x"], ["vae", "--size", "64"]])
+@pytest.mark.parametrize("command", [[], ["loha"], ["lora"], ["vae"], ["vae", "--out", "x"], ["vae", "--size", "64"]])
 def test_a_command_that_lacks_something_shows_the_usage(command, capsys):
     with pytest.raises(SystemExit) as ended:
         program.main(command)

@@ -84,6 +84,10 @@ def dit_command(out: Path, files: dict[str, Path], *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def lora_command(out: Path, files: dict[str, Path], *more: str) -> list[str]:
+    return ["lora", *dit_command(out, files, "--rank", "4", *more)[1:]]
+
+
 def losses(out: Path) -> list[float]:
     """The loss of every step, as the newest state tells it."""
     with safe_open(states(out)[-1], "pt") as file:
