@@ -18,6 +18,8 @@ SNAPSHOT = Path(__file__).resolve().parents[1] / "tests" / "nodes" / "schema_sna
 COMMAND = "python3 scripts/make_schema_snapshot.py --url URL"
 KEPT = ("default", "min", "max", "step", "control_after_generate")
 FILES = "the files of a models folder"
+NO_FILE = {"none", "same"}
+"""What stands before the files of a folder; alone where the folder is empty."""
 MODEL_ENDINGS = (".safetensors", ".sft", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
 
 
@@ -44,7 +46,7 @@ def describe_input(name: str, declaration: list, *, optional: bool) -> dict:
     described |= {key: options[key] for key in KEPT if options.get(key) not in (None, False)}
     if choices is not None:
         found = any(str(choice).endswith(MODEL_ENDINGS) for choice in choices)
-        described["options"] = FILES if found or choices in ([], ["none"]) else choices
+        described["options"] = FILES if found or set(choices) <= NO_FILE else choices
     return described
 
 

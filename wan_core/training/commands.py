@@ -184,9 +184,9 @@ def lora_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Loaded:
-    """The files of a command line, and what the run depends on."""
+    """The files of a command line, the network to train, and what the run depends on."""
 
-    model: ModelHandle
+    dit: WanDiT
     vae: VaeHandle
     encoder: TextEncoderHandle
     settings: DitSettings
@@ -195,14 +195,17 @@ class _Loaded:
     chosen: dict
 
 
-def _load(args: argparse.Namespace, dtype: str, text_is_trained: bool) -> _Loaded:
-    """Open and check everything that a transformer is trained with, and encode the clips."""
+def _load(
+    args: argparse.Namespace, dtype: str, network: Callable[[ModelHandle], WanDiT], text_is_trained: bool = False
+) -> _Loaded:
+    """Open and check everything that a transformer is trained with; then encode the clips, which takes its time."""
     for option in ("model", "vae", "text_encoder"):
         check_exists(getattr(args, option), f"--{option.replace('_', '-')}")
     model = load_model(args.model, compute=COMPUTE, dtype=dtype, notify=lambda text: None)
     vae = load_vae(args.vae, compute=COMPUTE, dtype="fp32")
     encoder = load_text_encoder(args.text_encoder, compute=COMPUTE, dtype="fp32")
     _check_fit(model, vae, encoder)
+    dit = network(model)
     size = _size(args, vae.spec)
     settings = DitSettings(
         phases=_phases(args),
@@ -228,7 +231,7 @@ def _load(args: argparse.Namespace, dtype: str, text_is_trained: bool) -> _Loade
     )
     files = {"model": _fingerprint(args.model), "text_encoder": text_encoder, "compile": args.compile}
     chosen = asdict(settings) | source | files
-    return _Loaded(model=model, vae=vae, encoder=encoder, settings=settings, held=held, clips=clips, chosen=chosen)
+    return _Loaded(dit=dit, vae=vae, encoder=encoder, settings=settings, held=held, clips=clips, chosen=chosen)
 
 
 def _train(task: DitTask, args: argparse.Namespace, chosen: dict) -> list[Path]:
@@ -241,14 +244,17 @@ def _train(task: DitTask, args: argparse.Namespace, chosen: dict) -> list[Path]:
 
 def run_dit(args: argparse.Namespace) -> list[Path]:
     """Train a transformer by flow matching, text or image to video; writes dit.safetensors (bf16)."""
-    files = _load(args, "fp32", args.train_text_encoder)
-    dit = trainable(WanDiT(replace(files.model.variant.dit, text_len=0)), files.model.high)
+
+    def network(model: ModelHandle) -> WanDiT:
+        return trainable(WanDiT(replace(model.variant.dit, text_len=0)), model.high)
+
+    files = _load(args, "fp32", network, args.train_text_encoder)
     trained_text = {}
     if args.train_text_encoder:
         trained_text["spiece"] = _spiece(args.text_encoder)
         trained_text["encoder"] = trainable(Umt5Encoder(files.encoder.config), files.encoder.weights)
     show = Show(files.vae, files.encoder, files.held, ShowSettings())
-    task = DitTask(dit, files.clips, files.settings, show=show, **trained_text)
+    task = DitTask(files.dit, files.clips, files.settings, show=show, **trained_text)
     return _train(task, args, files.chosen | {"train_text_encoder": args.train_text_encoder})
 
 
@@ -256,11 +262,10 @@ def run_lora(args: argparse.Namespace) -> list[Path]:
     """Train a LoRA on a transformer that stays as it is; writes lora.safetensors (bf16, PEFT names)."""
     alpha = args.rank if args.alpha is None else args.alpha
     lora = LoraSettings(rank=args.rank, alpha=alpha, targets=tuple(args.targets))
-    files = _load(args, args.precision, False)
-    layers = add_trained_layers(files.model.high.module, lora, args.seed)
+    files = _load(args, args.precision, lambda model: add_trained_layers(model.high.module, lora, args.seed))
     facts = asdict(lora) | {"base": args.model.name, "clips": len(files.clips), "settings": asdict(files.settings)}
     show = Show(files.vae, files.encoder, files.held, ShowSettings(), base=args.model)
-    task = LoraTask(files.model.high.module, files.clips, files.settings, layers=layers, facts=facts, show=show)
+    task = LoraTask(files.dit, files.clips, files.settings, facts=facts, show=show)
     return _train(task, args, files.chosen | {"lora": asdict(lora)})
 
 

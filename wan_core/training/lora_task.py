@@ -54,8 +54,8 @@ class LoraLinear(nn.Module):
         return self.layer(x) + self.scale * change
 
 
-def add_trained_layers(dit: WanDiT, settings: LoraSettings, seed: int) -> dict[str, LoraLinear]:
-    """Freeze a loaded transformer and put a :class:`LoraLinear` around each target layer of its blocks.
+def add_trained_layers(dit: WanDiT, settings: LoraSettings, seed: int) -> WanDiT:
+    """Freeze a loaded transformer and put a :class:`LoraLinear` around each target layer of its blocks, in place.
 
     Raises:
         InputError: no layer of the blocks is called like one of the targets.
@@ -71,15 +71,20 @@ def add_trained_layers(dit: WanDiT, settings: LoraSettings, seed: int) -> dict[s
     unknown = [target for target in settings.targets if not any(path.endswith(f".{target}") for path in made)]
     if unknown:
         raise InputError(f"no layer of a block is called {', '.join(unknown)}. Use some of {', '.join(TARGETS)}.")
-    return made
+    return dit
+
+
+def trained_layers(dit: WanDiT) -> dict[str, LoraLinear]:
+    """The layers that are changed, by the names of those that they stand for."""
+    return {path: layer for path, layer in dit.named_modules() if isinstance(layer, LoraLinear)}
 
 
 class LoraTask(DitTask):
     """Trains the changes alone; ``facts`` go into the file's metadata."""
 
-    def __init__(self, dit: WanDiT, *more, layers: Mapping[str, LoraLinear], facts: dict, **named):
+    def __init__(self, dit: WanDiT, *more, facts: dict, **named):
         super().__init__(dit, *more, **named)
-        self.layers, self.facts = layers, facts
+        self.layers, self.facts = trained_layers(dit), facts
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         return {

@@ -31,10 +31,14 @@ def image_files(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def signals():
-    """The program sets what ends it; the tests after it end as before."""
-    before = signal.getsignal(signal.SIGTERM)
+    """The program sets what ends it; the tests after it end as before. Ctrl-C counts, though whoever started the tests
+    in the background has it ignored."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in zip(numbers, before):
+        signal.signal(number, handler)
 
 
 def newest(folder):

@@ -14,7 +14,7 @@ from wan_core.stages.load import load_model
 from wan_core.stages.lora import add_lora
 from wan_core.stages.sample import Condition, Settings, StartLatent, sample
 from wan_core.training import __main__ as program
-from wan_core.training.lora_task import TARGETS, LoraSettings, LoraTask, add_trained_layers
+from wan_core.training.lora_task import TARGETS, LoraSettings, LoraTask, add_trained_layers, trained_layers
 from wan_core.training.show import COMPUTE, ShowSettings
 from wan_core.training.state import states
 
@@ -62,7 +62,7 @@ def test_the_loss_falls_and_the_file_holds_both_halves_of_every_target(tmp_path,
 def test_the_file_on_the_loader_is_the_network_that_was_trained(tmp_path, files):
     """What training computes with and what the sampler computes with the file, of a rank whose scale is not 1."""
     trained, settings = model(files["model"]), LoraSettings(rank=4, alpha=2.0)
-    layers = add_trained_layers(trained.high.module, settings, seed=0)
+    layers = trained_layers(add_trained_layers(trained.high.module, settings, seed=0))
     generator = torch.Generator().manual_seed(1)
     weights = {}
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_the_file_on_the_loader_is_the_network_that_was_trained(tmp_path, files)
                 values = torch.randn(getattr(layer, half).shape, generator=generator).bfloat16().float() / 4
                 getattr(layer, half).copy_(values)
                 weights[f"{path}.{half}"] = values
-    (path,) = LoraTask(trained.high.module, None, None, layers=layers, facts={}).export(weights, tmp_path)
+    (path,) = LoraTask(trained.high.module, None, None, facts={}).export(weights, tmp_path)
     told = []
     full = constant(1.0)
     worn = add_lora(model(files["model"]), path, strength=full, strength_low=full, strict=True, notify=told.append)
