@@ -1,7 +1,10 @@
 """What the nano models have learned, on fewer prompts than ``benchmarks.nano`` takes. Later work must keep it."""
 
+import os
+
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import nano
 from benchmarks.nano_judge import judge
@@ -10,6 +13,15 @@ from benchmarks.nano_run import Family, Files, Run, make, score
 JUDGED = ("color", "background", "shape", "motion")
 COUNT = 48
 """Prompts; a rate of 90 % has a standard error of 4 points."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_cores():
+    """Other tests are small and take one core; these are the long ones."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +36,7 @@ def english(family) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def pictures(family) -> dict:
-    return nano.check_i2v(family, 36)
+    return nano.check_i2v(family, 24)
 
 
 def rates(family: Family, language: str, run: Run, count: int = COUNT) -> dict[str, float]:
@@ -50,7 +62,7 @@ def test_prompts_never_trained_on_become_what_they_say(english):
 
 @pytest.mark.slow
 def test_chinese_prompts_do_as_well_as_english_ones(family, english):
-    chinese = rates(family, "zh", Run())
+    chinese = rates(family, "zh", Run(), 24)
     assert mean(chinese) >= mean(english) - 7, (english, chinese)
 
 
