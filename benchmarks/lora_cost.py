@@ -58,6 +58,7 @@ def ours(weights: dict[str, Tensor], lora: dict[str, Tensor]) -> Merge:
 
 def comfy(weights: dict[str, Tensor], lora: dict[str, Tensor]) -> Merge:
     """As its model patcher does: computed in float32, rounded to the weight's type."""
+    importlib.import_module("comfy.options").enable_args_parsing()  # reads the --cpu that main() left
     module = importlib.import_module("comfy.lora")
     rounding = importlib.import_module("comfy.float")
     keys = {f"diffusion_model.blocks.0.{name}": name for name in weights}
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, help="a ComfyUI checkout")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    sys.argv = sys.argv[:1]  # ComfyUI reads the command line when it is imported
+    sys.argv = sys.argv[:1]  # ComfyUI reads the command line too
     if args.comfyui:
         sys.path.append(str(args.comfyui))
         sys.argv.append("--cpu")
