@@ -70,7 +70,7 @@ def parse_strength(text: str) -> Strength:
             raise InputError(f"{part.strip()[:60]!r} is no piece of a strength over steps. Write {GRAMMAR}.")
         begin, is_share = match.group(1), match.group(1).endswith("%")
         first = float(begin.rstrip("%")) / (100 if is_share else 1)
-        pieces.append((first, is_share, constant(float(match.group(2))).pieces[0][2]))
+        pieces.append((first, is_share, _checked(float(match.group(2)))))
     if len({is_share for _, is_share, _ in pieces}) > 1:
         raise InputError(
             f"a strength over steps counts all its steps the same way; got {text[:60]!r}. Write {GRAMMAR}."

@@ -12,21 +12,11 @@ import torch
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.wan_core.training.tiny_run import dit_command, losses, same_files, vae_command, write_files
+from tests.wan_core.training.tiny_run import dit_command, losses, same_files, vae_command
 from wan_core.training import __main__ as program
 from wan_core.training import loop
 from wan_core.training.show import ShowSettings
 from wan_core.training.state import states
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_files(tmp_path_factory.mktemp("files"))
-
-
-@pytest.fixture(scope="module")
-def image_files(tmp_path_factory):
-    return write_files(tmp_path_factory.mktemp("image_files"), in_dim=36)
 
 
 @pytest.fixture(autouse=True)

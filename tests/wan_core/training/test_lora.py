@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.wan_core.training.tiny_run import lora_command, losses, same_files, write_files
+from tests.wan_core.training.tiny_run import lora_command, losses, same_files
 from wan_core.runtime.ports import Ports
 from wan_core.sampling.loras import constant
 from wan_core.stages.load import load_model
@@ -19,16 +19,6 @@ from wan_core.training.show import COMPUTE, ShowSettings
 from wan_core.training.state import states
 
 QUIET = Ports(notify=lambda text: None)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_files(tmp_path_factory.mktemp("files"))
-
-
-@pytest.fixture(scope="module")
-def image_files(tmp_path_factory):
-    return write_files(tmp_path_factory.mktemp("image_files"), in_dim=36)
 
 
 def model(path, dtype="fp32"):
