@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from wan_core.conditioning.first_frame import CleanFrames
 from wan_core.sampling.experts import by_boundary, expert_names
-from wan_core.sampling.guidance import guided
+from wan_core.sampling.guidance import guided, separately
 from wan_core.sampling.sigmas import Schedule, Step, make_schedule
 from wan_core.sampling.solvers import SOLVERS, Denoise
 
@@ -62,7 +62,7 @@ def judge_pipeline(golden: Golden) -> Results:
 
     def one(prefix: str, guidance: float) -> Denoise:
         model = dit(golden, config["dit"], prefix)
-        return guided(lambda x, step, text: _predict(model, x, step, text, clean), *texts, guidance)
+        return guided(separately(lambda x, step, text: _predict(model, x, step, text, clean)), *texts, guidance)
 
     boundary = config.get("boundary")
     low, high = config.get("guide_scale_low_high", [config.get("guide_scale")] * 2)

@@ -6,6 +6,7 @@ Uses only what ComfyUI 0.3.64 and 0.33.0 both have, by keyword.
 import logging
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -18,7 +19,16 @@ from PIL import Image
 from server import PromptServer
 
 from ..wan_core.errors import CapacityError, gigabytes
+from ..wan_core.runtime.memory import (
+    ResidencyPlan,
+    WeightSizes,
+    Work,
+    plan_residency,
+    streamed_plan,
+    whole_plan,
+)
 from ..wan_core.runtime.ports import Compute, Notify, Ports, Progress, no_progress
+from ..wan_core.runtime.rates import rates_of
 from ..wan_core.runtime.residency import Resident
 from ..wan_core.stages.preview import latent_to_rgb
 from ..wan_core.variants import LATENTS
@@ -69,14 +79,14 @@ def compute(kind: str) -> Compute:
     """Where the host wants this kind of model to compute."""
     device = torch.device(getattr(mm, _DEVICES[kind])())
     bf16 = has_bf16(device) if device.type == "cpu" else bool(mm.should_use_bf16(device=device))
-    return Compute(device=device, bf16=bf16)
+    return Compute(device=device, bf16=bf16, mapped=not comfy.utils.DISABLE_MMAP)
 
 
 class HostModel:
-    """Our weights in the host's list of loaded models, so that ``/free`` and native nodes can evict them.
+    """Our whole weights in the host's list of loaded models, so that ``/free`` and native nodes can evict them.
 
     The smallest object that ``load_models_gpu`` accepts; the host keeps only weak references to it. Weights move as a
-    whole.
+    whole; those that do not fit whole are streamed, and live on the device for the time of one run only.
     """
 
     parent = None
@@ -101,10 +111,10 @@ class HostModel:
         return other is self
 
     def model_size(self) -> int:
-        return self.weights.size_bytes()
+        return self.weights.sizes().total
 
     def loaded_size(self) -> int:
-        return self.weights.size_bytes() if self.weights.where == self.load_device else 0
+        return self.weights.sizes().total if self.weights.where == self.load_device else 0
 
     def current_loaded_device(self) -> torch.device:
         return self.weights.where
@@ -140,15 +150,14 @@ class HostModel:
             self._go_home()
 
     def _go_home(self) -> None:
-        self.weights.move_to(self.offload_device)
-        self.weights.wear({})
+        self.weights.go_home()
 
     def cleanup(self) -> None:
         pass
 
 
 class HostMemory:
-    """Places weights through the host's own manager."""
+    """Places weights through the host's own manager, and plans what it cannot hold whole."""
 
     def place(self, weights: Resident, activation_bytes: int, certain: bool = True) -> torch.nn.Module:
         self._refuse_if_impossible(weights, activation_bytes if certain else 0)
@@ -157,17 +166,51 @@ class HostMemory:
         mm.load_models_gpu([weights.registered], memory_required=activation_bytes)
         return weights.module
 
+    def plan(
+        self, weights: Sequence[Resident], sizes: WeightSizes, work: Work, budget_bytes: int | None
+    ) -> ResidencyPlan:
+        """Whole where it fits beside the host's reserve once all others have made room; else streamed."""
+        first, device = weights[0], weights[0].device
+        if mm.is_device_cpu(device):
+            return whole_plan(sizes, len(weights), work)
+        budget = device_budget(device)
+        budget = budget if budget_bytes is None else min(budget, budget_bytes)
+        rates = rates_of(device, first.compute_dtype)
+        plan = plan_residency(sizes, len(weights), work, budget, rates, first.name)
+        if mm.vram_state == mm.VRAMState.NO_VRAM and sizes.blocks:
+            return streamed_plan(sizes, len(weights), work, 0, plan.chunk, plan.together)
+        return plan
+
+    def make_room(self, nbytes: int, device: torch.device, empty: bool = False) -> None:
+        if not mm.is_device_cpu(device):
+            mm.free_memory(nbytes + mm.extra_reserved_memory(), device)
+        if empty:
+            mm.soft_empty_cache()
+
+    def free_bytes(self, device: torch.device) -> int | None:
+        return None if mm.is_device_cpu(device) else max(0, mm.get_free_memory(device) - mm.extra_reserved_memory())
+
+    def release(self, weights: Resident) -> None:
+        weights.go_home()
+
     def _refuse_if_impossible(self, weights: Resident, activation_bytes: int) -> None:
         """Say so before the work starts when even an empty device would be too small."""
-        needed = weights.size_bytes() + activation_bytes
+        needed = weights.sizes().total + activation_bytes
         total = mm.get_total_memory(weights.device)
         if needed > total:
             raise CapacityError(
-                f"{weights.name} needs {gigabytes(needed)} ({gigabytes(weights.size_bytes())} weights, about "
+                f"{weights.name} needs {gigabytes(needed)} ({gigabytes(weights.sizes().total)} weights, about "
                 f"{gigabytes(activation_bytes)} to work in) on {weights.device}, which has {gigabytes(total)} "
                 f"({gigabytes(mm.get_free_memory(weights.device))} free now). Use fewer frames or a smaller size, or a "
                 "smaller or fp8 model file."
             )
+
+
+def device_budget(device: torch.device) -> int:
+    """What a run may take: all that is free, or is when every model that the host has loaded there makes room, less
+    the host's reserve (``--reserve-vram``)."""
+    loaded = sum(one.model_loaded_memory() for one in mm.current_loaded_models if one.device == device)
+    return int(mm.get_free_memory(device) + loaded - mm.extra_reserved_memory())
 
 
 def _notify_running_node(sentence: str) -> None:

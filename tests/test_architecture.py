@@ -37,10 +37,12 @@ def test_imports_inside_wan_core_point_downwards(path):
 
 
 @pytest.mark.parametrize("path", sorted((CORE / "models").glob("*.py")), ids=lambda p: p.name)
-def test_models_know_only_configs_and_attention(path):
+def test_models_know_only_configs_attention_and_pointwise(path):
     for parts in imports(path):
         if parts[0] == "wan_core" and parts[1] != "models":
-            assert parts[1] == "configs" or parts[1:3] == ("runtime", "attention"), ".".join(parts)
+            assert parts[1] == "configs" or parts[1:3] in {("runtime", "attention"), ("runtime", "pointwise")}, (
+                ".".join(parts)
+            )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(CORE)))

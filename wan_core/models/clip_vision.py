@@ -59,6 +59,9 @@ class Block(nn.Module):
 class ClipVision(nn.Module):
     """Pictures in, penultimate tokens out."""
 
+    walked = "transformer"
+    """The list of blocks that ``walk`` is given."""
+
     def __init__(self, config: ClipVisionConfig):
         super().__init__()
         self.config = cfg = config

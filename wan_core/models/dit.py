@@ -8,6 +8,10 @@ Precision: linear layers compute in the dtype they were given; modulation, norm 
 follow the float32 parameters (see ``wan_core/weights/precision.py``), by ordinary type promotion.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -15,15 +19,12 @@ from torch import Tensor, nn
 
 from ..configs import DitConfig
 from ..runtime.attention import attention
+from ..runtime.pointwise import add_gated, gelu_tanh, norm_affine, norm_modulate, rms_rotate
 from .layers import RMSNorm, Walk
-from .rope import rope_table, rotate, sinusoid
+from .rope import rope_on, rope_table, sinusoid
 
 Rope = tuple[Tensor, Tensor]
-
-
-def layer_norm(x: Tensor, eps: float) -> Tensor:
-    """Layer norm without parameters, in float32."""
-    return F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+KeyValue = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
@@ -32,7 +33,7 @@ class Attention(nn.Module):
     def __init__(self, cfg: DitConfig, image: bool = False):
         super().__init__()
         dim = cfg.dim
-        self.heads = cfg.num_heads
+        self.heads, self.eps = cfg.num_heads, cfg.eps
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, cfg.eps), RMSNorm(dim, cfg.eps)
         if image:
@@ -42,24 +43,41 @@ class Attention(nn.Module):
     def split(self, x_BLd: Tensor) -> Tensor:
         return x_BLd.unflatten(-1, (self.heads, -1))
 
-    def to_self(self, x_BLd: Tensor, rope: Rope, mask: Tensor | None) -> Tensor:
-        """Attend to the tokens themselves, with rotary positions."""
-        q = rotate(self.split(self.norm_q(self.q(x_BLd))), *rope)
-        k = rotate(self.split(self.norm_k(self.k(x_BLd))), *rope)
-        return self.o(attention(q, k, self.split(self.v(x_BLd)), mask).flatten(2))
+    def normed(self, x_BLd: Tensor, norm: RMSNorm, dtype: torch.dtype, rope: Rope | None = None) -> Tensor:
+        """Queries or keys ``[B, L, H, D]`` in ``dtype``: normed over the width, then turned by their positions."""
+        cos, sin = (None, None) if rope is None else rope
+        return rms_rotate(x_BLd, norm.weight, cos, sin, self.heads, norm.eps, dtype)
 
-    def to_context(self, x_BLd: Tensor, text_BSd: Tensor, image_BSd: Tensor | None, text_bias: Tensor | None) -> Tensor:
+    def key_value(self, x_BLd: Tensor, rope: Rope | None = None) -> KeyValue:
+        """Keys and values ``[B, L, H, D]`` of tokens, or of text."""
+        value = self.split(self.v(x_BLd))
+        return self.normed(self.k(x_BLd), self.norm_k, value.dtype, rope), value
+
+    def image_key_value(self, x_BSd: Tensor) -> KeyValue:
+        """Keys and values of the image tokens."""
+        value = self.split(self.v_img(x_BSd))
+        return self.normed(self.k_img(x_BSd), self.norm_k_img, value.dtype), value
+
+    def to_self(self, x_BLd: Tensor, memory: KeyValue, rope: Rope, mask: Tensor | None) -> Tensor:
+        """Attend to the tokens themselves, with rotary positions."""
+        query = self.normed(self.q(x_BLd), self.norm_q, memory[1].dtype, rope)
+        return self.o(attention(query, *memory, mask).flatten(2))
+
+    def to_context(self, x_BLd: Tensor, text: KeyValue, image: KeyValue | None, text_bias: Tensor | None) -> Tensor:
         """Attend to the text and, separately with the same queries, to the image tokens; the two are added."""
-        q = self.split(self.norm_q(self.q(x_BLd)))
-        out = attention(q, self.split(self.norm_k(self.k(text_BSd))), self.split(self.v(text_BSd)), text_bias)
-        if image_BSd is not None:
-            k = self.split(self.norm_k_img(self.k_img(image_BSd)))
-            out = out + attention(q, k, self.split(self.v_img(image_BSd)))
+        query = self.normed(self.q(x_BLd), self.norm_q, text[1].dtype)
+        out = attention(query, *text, text_bias)
+        if image is not None:
+            out = out + attention(query, *image)
         return self.o(out.flatten(2))
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention and feed-forward; the first and the last modulated and gated by time."""
+    """Self-attention, cross-attention and feed-forward; the first and the last modulated and gated by time.
+
+    Keys and values are of all tokens; everything else is done for ``chunk`` tokens after another, so that besides the
+    residual stream only those two are ever whole.
+    """
 
     def __init__(self, cfg: DitConfig):
         super().__init__()
@@ -80,20 +98,74 @@ class Block(nn.Module):
         image_BSd: Tensor | None = None,
         mask: Tensor | None = None,
         text_bias: Tensor | None = None,
+        chunk: int | None = None,
     ) -> Tensor:
-        x = x_BLd
+        """Without autograd ``x_BLd`` itself is changed and returned."""
         # A row per distinct timestep, spread over the tokens only where it is used: clips with clean frames have two.
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time_U6d).unbind(1)
-        h = modulate(layer_norm(x, self.eps), shift1[which_BL], scale1[which_BL])
-        x = x + gate1[which_BL] * self.self_attn.to_self(h, rope, mask)
-        x = x + self.cross_attn.to_context(self.norm3(x.to(self.norm3.weight.dtype)), text_BSd, image_BSd, text_bias)
-        h = modulate(layer_norm(x, self.eps), shift2[which_BL], scale2[which_BL])
-        return x + gate2[which_BL] * self.ffn(h)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time_U6d).transpose(0, 1).contiguous()
+        text = self.cross_attn.key_value(text_BSd)
+        image = None if image_BSd is None else self.cross_attn.image_key_value(image_BSd)
+        pieces = [_Piece(x_BLd, which_BL, rope, where) for where in _runs(x_BLd.shape[1], chunk)]
+
+        def first_norm(piece: _Piece) -> Tensor:
+            return norm_modulate(piece.x, shift1, scale1, piece.which, self.eps, compute_dtype(self.self_attn.q))
+
+        memory, h = self._memory(pieces, first_norm)
+        for piece in pieces:
+            h = first_norm(piece) if len(pieces) > 1 else h
+            x = add_gated(piece.x, self.self_attn.to_self(h, memory, piece.rope, mask), gate1, piece.which)
+            norm3 = self.norm3
+            h = norm_affine(x, norm3.weight, norm3.bias, norm3.eps, compute_dtype(self.cross_attn.q))
+            x = add_gated(x, self.cross_attn.to_context(h, text, image, text_bias), None, None)
+            h = norm_modulate(x, shift2, scale2, piece.which, self.eps, compute_dtype(self.ffn[0]))
+            piece.x = add_gated(x, self._feed_forward(h), gate2, piece.which)
+            h = None
+        if len(pieces) == 1:
+            return pieces[0].x
+        return torch.cat([piece.x for piece in pieces], dim=1) if torch.is_grad_enabled() else x_BLd
+
+    def _memory(self, pieces: list["_Piece"], norm: Callable[["_Piece"], Tensor]) -> tuple[KeyValue, Tensor | None]:
+        """Keys and values of all tokens; with one piece, its norm too."""
+        if len(pieces) == 1:
+            h = norm(pieces[0])
+            return self.self_attn.key_value(h, pieces[0].rope), h
+        parts = (self.self_attn.key_value(norm(piece), piece.rope) for piece in pieces)
+        if torch.is_grad_enabled():
+            keys, values = zip(*parts)
+            return (torch.cat(keys, dim=1), torch.cat(values, dim=1)), None
+        keys = values = None
+        for piece, (key, value) in zip(pieces, parts):
+            if keys is None:
+                shape = (key.shape[0], pieces[-1].where.stop, *key.shape[2:])
+                keys, values = key.new_empty(shape), value.new_empty(shape)
+            keys[:, piece.where], values[:, piece.where] = key, value
+        return (keys, values), None
+
+    def _feed_forward(self, x_BLd: Tensor) -> Tensor:
+        into, _, out = self.ffn
+        return out(gelu_tanh(into(x_BLd)))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """``x (1 + scale) + shift``."""
-    return torch.addcmul(shift, x, 1 + scale)
+class _Piece:
+    """Some of the tokens, and what belongs to them."""
+
+    def __init__(self, x_BLd: Tensor, which_BL: Tensor, rope: Rope, where: slice):
+        self.where = where
+        self.x = x_BLd[:, where]
+        self.which = which_BL if which_BL.shape[1] == 1 else which_BL[:, where]
+        self.rope = tuple(table[..., where, :] for table in rope)
+
+
+def _runs(length: int, chunk: int | None) -> list[slice]:
+    """``length`` tokens in runs of about the same size, none longer than ``chunk`` (None: one run)."""
+    count = 1 if chunk is None else -(-length // chunk)
+    edges = [length * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def compute_dtype(linear: nn.Module) -> torch.dtype:
+    """What a linear layer computes in, where it says so; else float32, and the layer casts by itself."""
+    return getattr(linear, "compute_dtype", torch.float32)
 
 
 class Head(nn.Module):
@@ -106,9 +178,13 @@ class Head(nn.Module):
         pt, ph, pw = cfg.patch
         self.head = nn.Linear(cfg.dim, cfg.out_dim * pt * ph * pw)
 
-    def forward(self, x_BLd: Tensor, time_Ud: Tensor, which_BL: Tensor) -> Tensor:
-        shift, scale = (self.modulation + time_Ud.unsqueeze(1)).unbind(1)
-        return self.head(modulate(layer_norm(x_BLd, self.eps), shift[which_BL], scale[which_BL]))
+    def forward(self, x_BLd: Tensor, time_Ud: Tensor, which_BL: Tensor, chunk: int | None = None) -> Tensor:
+        shift, scale = (self.modulation + time_Ud.unsqueeze(1)).transpose(0, 1).contiguous()
+        pieces = [_Piece(x_BLd, which_BL, (), where) for where in _runs(x_BLd.shape[1], chunk)]
+        made = [
+            self.head(norm_modulate(piece.x, shift, scale, piece.which, self.eps, torch.float32)) for piece in pieces
+        ]
+        return made[0] if len(made) == 1 else torch.cat(made, dim=1)
 
 
 class ImageEmbedding(nn.Module):
@@ -144,6 +220,9 @@ class PatchEmbedding(nn.Conv3d):
 class WanDiT(nn.Module):
     """The transformer: noisy latent, timestep and conditions in, flow velocity ``noise - x0`` out."""
 
+    walked = "blocks"
+    """The list of blocks that ``walk`` is given."""
+
     def __init__(self, config: DitConfig):
         super().__init__()
         self.config = cfg = config
@@ -166,6 +245,7 @@ class WanDiT(nn.Module):
         clip: Tensor | None = None,
         walk: Walk = iter,
         text_bias: Tensor | None = None,
+        chunk: int | None = None,
     ) -> Tensor | list[Tensor]:
         """Predict the velocity.
 
@@ -179,25 +259,56 @@ class WanDiT(nn.Module):
             walk: yields the blocks one after another (see ``runtime/ports.py``).
             text_bias: added to the scores of the rows of ``text``, ``[B, S]``: ``log n`` makes a row weigh as much
                 as n equal rows. ``text`` must then have at least ``text_len`` rows (0 in training).
+            chunk: tokens that are worked on at once where the result does not depend on it but for rounding; None: all.
 
         Returns:
             float32, ``[B, out_dim, T, h, w]`` or the list of such. Odd sides are padded to the patch and cut again.
         """
-        samples = list(x) if isinstance(x, list) else None
-        tokens_BLd, grids, sizes = self._embed(samples if samples is not None else x)
-        rope, mask = self._positions(grids, tokens_BLd)
-        e_Ud, e0_U6d, which_BL = self._time(t, tokens_BLd.shape[1])
-        text_BSd = self.text_embedding(F.pad(text, (0, 0, 0, max(0, self.config.text_len - text.shape[1]))))
-        image_BSd = self.img_emb(clip) if clip is not None else None
-        bias = None if text_bias is None else text_bias[:, None, None]
+        return self.together([Inputs(x=x, t=t, text=text, clip=clip, text_bias=text_bias)], walk, chunk)[0]
 
+    def together(
+        self, inputs: Sequence["Inputs"], walk: Walk = iter, chunk: int | None = None
+    ) -> list[Tensor | list[Tensor]]:
+        """Several predictions, each block doing all of them before the next: its weights are needed once.
+
+        Every one is computed by itself, to the same bits as :meth:`forward`.
+        """
+        passes = [self._begin(one) for one in inputs]
         for block in walk(self.blocks):
-            tokens_BLd = block(tokens_BLd, e0_U6d, which_BL, rope, text_BSd, image_BSd, mask, bias)
+            for one in passes:
+                one.tokens_BLd = block(
+                    one.tokens_BLd, one.e0_U6d, one.which_BL, one.rope, one.text_BSd, one.image_BSd, one.mask, one.bias,
+                    *(() if chunk is None else (chunk,)),
+                )  # fmt: skip
+        return [self._finish(one, chunk) for one in passes]
 
-        patches_BLp = self.head(tokens_BLd, e_Ud, which_BL).float()
-        if samples is None:
-            return self._unpatch(patches_BLp, grids[0], sizes[0])
-        return [self._unpatch(p[None], g, s)[0] for p, g, s in zip(patches_BLp, grids, sizes)]
+    def _begin(self, inputs: "Inputs") -> "_Pass":
+        """Everything before the blocks."""
+        x, text, clip = inputs.x, inputs.text, inputs.clip
+        tokens_BLd, grids, sizes = self._embed(x)
+        rope, mask = self._positions(grids, tokens_BLd)
+        e_Ud, e0_U6d, which_BL = self._time(inputs.t, tokens_BLd.shape[1])
+        return _Pass(
+            tokens_BLd=tokens_BLd,
+            e_Ud=e_Ud,
+            e0_U6d=e0_U6d,
+            which_BL=which_BL,
+            rope=rope,
+            text_BSd=self.text_embedding(F.pad(text, (0, 0, 0, max(0, self.config.text_len - text.shape[1])))),
+            image_BSd=self.img_emb(clip) if clip is not None else None,
+            mask=mask,
+            bias=None if inputs.text_bias is None else inputs.text_bias[:, None, None],
+            grids=grids,
+            sizes=sizes,
+            is_list=isinstance(x, list),
+        )
+
+    def _finish(self, done: "_Pass", chunk: int | None) -> Tensor | list[Tensor]:
+        """Everything after them."""
+        patches_BLp = self.head(done.tokens_BLd, done.e_Ud, done.which_BL, chunk).float()
+        if not done.is_list:
+            return self._unpatch(patches_BLp, done.grids[0], done.sizes[0])
+        return [self._unpatch(p[None], g, s)[0] for p, g, s in zip(patches_BLp, done.grids, done.sizes)]
 
     def _embed(self, x: Tensor | list[Tensor]) -> tuple[Tensor, list[tuple[int, int, int]], list[torch.Size]]:
         """Latents -> tokens ``[B, L, dim]`` (short samples zero-padded), each sample's patch grid and latent size."""
@@ -211,10 +322,10 @@ class WanDiT(nn.Module):
 
     def _positions(self, grids: list[tuple[int, int, int]], tokens: Tensor) -> tuple[Rope, Tensor | None]:
         """Rotary tables on the tokens' device; a key mask ``[B, 1, 1, L]`` where samples differ in length."""
-        tables = [rope_table(grid, self.config.head_dim) for grid in grids]
         length = tokens.shape[1]
-        if len(tables) == 1:
-            return tuple(table.to(tokens.device) for table in tables[0]), None
+        if len(grids) == 1:
+            return rope_on(grids[0], self.config.head_dim, tokens.device), None
+        tables = [rope_table(grid, self.config.head_dim) for grid in grids]
         rope = tuple(
             torch.stack([F.pad(part, (0, 0, 0, length - part.shape[0])) for part in parts]).to(tokens.device)
             for parts in zip(*tables)
@@ -241,6 +352,35 @@ class WanDiT(nn.Module):
             f=f, h=h, w=w, pt=pt, ph=ph, pw=pw,
         )  # fmt: skip
         return out[:, :, : size[0], : size[1], : size[2]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What :meth:`WanDiT.forward` takes, for :meth:`WanDiT.together`."""
+
+    x: Tensor | list[Tensor]
+    t: Tensor
+    text: Tensor
+    clip: Tensor | None = None
+    text_bias: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class _Pass:
+    """One prediction on its way through the blocks."""
+
+    tokens_BLd: Tensor
+    e_Ud: Tensor
+    e0_U6d: Tensor
+    which_BL: Tensor
+    rope: Rope
+    text_BSd: Tensor
+    image_BSd: Tensor | None
+    mask: Tensor | None
+    bias: Tensor | None
+    grids: list[tuple[int, int, int]]
+    sizes: list[torch.Size]
+    is_list: bool
 
 
 def pad_to_patch(x_BCTHW: Tensor, patch: tuple[int, int, int]) -> Tensor:

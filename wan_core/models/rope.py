@@ -37,9 +37,17 @@ def rope_table(grid: tuple[int, int, int], head_dim: int) -> tuple[Tensor, Tenso
     Returns:
         Two float32 CPU tensors ``[tokens, head_dim // 2]``.
     """
-    positions = torch.cartesian_prod(*(torch.arange(side) for side in grid)).view(-1, 3)
-    angles = rope_angles(positions, head_dim)
-    return angles.cos().float(), angles.sin().float()
+    with torch.inference_mode(False):  # a host's inference mode would make tables that training cannot use
+        positions = torch.cartesian_prod(*(torch.arange(side) for side in grid)).view(-1, 3)
+        angles = rope_angles(positions, head_dim)
+        return angles.cos().float(), angles.sin().float()
+
+
+@lru_cache(maxsize=1)
+def rope_on(grid: tuple[int, int, int], head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """:func:`rope_table` on a device, sent there once for all steps; ``rope_on.cache_clear()`` gives it back."""
+    with torch.inference_mode(False):
+        return tuple(table.to(device) for table in rope_table(grid, head_dim))
 
 
 def rotate(x_BLHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -81,6 +81,11 @@ class Block(nn.Module):
 class Umt5Encoder(nn.Module):
     """Token ids in, one vector per token out."""
 
+    walked = "blocks"
+    """The list of blocks that ``walk`` is given."""
+    stays_home = ("token_embedding.",)
+    """A table of which a prompt needs a few rows: they are looked up where it is."""
+
     def __init__(self, config: Umt5Config):
         super().__init__()
         self.config = config
@@ -102,7 +107,8 @@ class Umt5Encoder(nn.Module):
         """
         buckets_LL = position_buckets(ids_BL.shape[1], self.config).to(ids_BL.device)
         hidden_B11L = (mask_BL == 0)[:, None, None]
-        x_BLd = self.token_embedding(ids_BL).float()
+        table = self.token_embedding.weight
+        x_BLd = self.token_embedding(ids_BL.to(table.device)).to(ids_BL.device).float()
         for block in walk(self.blocks):
             x_BLd = block(x_BLd, buckets_LL, hidden_B11L)
         return self.norm(x_BLd)

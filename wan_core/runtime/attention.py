@@ -1,31 +1,174 @@
-"""Scaled dot-product attention behind one function, with a table of backends."""
+"""Scaled dot-product attention behind one function, with a table of backends.
 
-from collections.abc import Callable
+``auto`` is PyTorch's own attention; on CUDA cuDNN's kernel is asked for first, which PyTorch by itself does not always
+do. Other backends are used where a run asks for them (:func:`using`), and trusted only after they have agreed with
+PyTorch on the run's own activations.
+"""
 
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+log = logging.getLogger(__name__)
 
-def attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask: Tensor | None = None, backend: str = "sdpa"):
+AUTO = "auto"
+CHECK_QUERIES = 256
+"""Queries on which a backend is compared with PyTorch, against all keys."""
+TOLERANCE = 2e-2
+"""Largest relative error at which a backend is trusted: that of 8-bit attention is near 1e-2."""
+HALVES = (torch.float16, torch.bfloat16)
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``q [B, L, H, D], k, v [B, S, H, D] -> [B, L, H, D]``."""
+
+
+def attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention, scaled by ``1 / sqrt(D)``.
 
     Args:
         q_BLHD: queries, ``[batch, tokens, heads, head_dim]``.
         k_BSHD, v_BSHD: keys and values over ``S`` tokens. ``q`` and ``k`` are cast to ``v``'s dtype.
         mask: broadcastable to ``[B, H, L, S]``; boolean (True is attended), or float, added to the scores.
-        backend: a key of :data:`BACKENDS`.
 
     Returns:
         ``[B, L, H, D]`` in ``v``'s dtype.
     """
     dtype = v_BSHD.dtype
-    mask = mask.to(dtype) if mask is not None and mask.is_floating_point() else mask
-    return BACKENDS[backend](q_BLHD.to(dtype), k_BSHD.to(dtype), v_BSHD, mask)
+    q_BLHD, k_BSHD = q_BLHD.to(dtype), k_BSHD.to(dtype)
+    chosen = _chosen.get()
+    if mask is not None:
+        return _sdpa(q_BLHD, k_BSHD, v_BSHD, mask.to(dtype) if mask.is_floating_point() else mask)
+    if chosen is not None and dtype in HALVES:
+        return chosen(q_BLHD, k_BSHD, v_BSHD)
+    return (_cudnn_first if v_BSHD.is_cuda else _sdpa)(q_BLHD, k_BSHD, v_BSHD)
 
 
-def _sdpa(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask: Tensor | None) -> Tensor:
+def _sdpa(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask: Tensor | None = None) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q_BLHD, k_BSHD, v_BSHD))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {"sdpa": _sdpa}
+def _cudnn_first(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
+    """PyTorch's own choice, with cuDNN before the others where it can do it."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    order = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
+    try:
+        context = sdpa_kernel([getattr(SDPBackend, name) for name in order], set_priority=True)
+    except (AttributeError, TypeError):  # PyTorch before 2.6 knows no order
+        return _sdpa(q_BLHD, k_BSHD, v_BSHD)
+    with context:
+        return _sdpa(q_BLHD, k_BSHD, v_BSHD)
+
+
+def _flash(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
+    """FlashAttention 3 where it is built (``flash_attn_interface``), else 2."""
+    if find_spec("flash_attn_interface") is not None:
+        from flash_attn_interface import flash_attn_func
+    else:
+        from flash_attn import flash_attn_func
+    out = flash_attn_func(q_BLHD, k_BSHD, v_BSHD)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def _xformers(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
+    from xformers.ops import memory_efficient_attention
+
+    return memory_efficient_attention(q_BLHD, k_BSHD, v_BSHD)
+
+
+def _sage(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
+    """SageAttention: scores from 8-bit queries and keys, so not exact."""
+    from sageattention import sageattn
+
+    return sageattn(q_BLHD, k_BSHD, v_BSHD, tensor_layout="NHD")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """A way to compute attention, and the packages of which one has to be there."""
+
+    attend: Attend
+    packages: tuple[str, ...] = ()
+
+    @property
+    def is_here(self) -> bool:
+        return not self.packages or any(find_spec(name) is not None for name in self.packages)
+
+
+BACKENDS: dict[str, Backend] = {
+    "sdpa": Backend(attend=_sdpa),
+    "flash": Backend(attend=_flash, packages=("flash_attn_interface", "flash_attn")),
+    "xformers": Backend(attend=_xformers, packages=("xformers",)),
+    "sage": Backend(attend=_sage, packages=("sageattention",)),
+}
+"""What a run can ask for, besides ``auto``."""
+
+
+def available_backends() -> list[str]:
+    """Names that can be asked for here; nothing is imported to find out."""
+    return [AUTO, *(name for name, backend in BACKENDS.items() if backend.is_here)]
+
+
+class _Checked:
+    """A backend that has to agree with PyTorch before it is used, once for each dtype, head dim and device."""
+
+    def __init__(self, name: str, notify: Callable[[str], None]):
+        self.name, self.notify = name, notify
+
+    def __call__(self, q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
+        known = (self.name, v_BSHD.dtype, v_BSHD.shape[-1], v_BSHD.device)
+        if known not in _trusted:
+            problem = self._problem(q_BLHD, k_BSHD, v_BSHD)
+            _trusted[known] = problem is None
+            if problem is not None:
+                self.notify(
+                    f"The attention backend '{self.name}' is not used: {problem}. PyTorch's own does it: the result is "
+                    "exact, and takes longer where the backend would have been faster."
+                )
+        if _trusted[known]:
+            return BACKENDS[self.name].attend(q_BLHD, k_BSHD, v_BSHD)
+        return (_cudnn_first if v_BSHD.is_cuda else _sdpa)(q_BLHD, k_BSHD, v_BSHD)
+
+    def _problem(self, q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> str | None:
+        """Why it cannot be trusted, or None."""
+        few = q_BLHD[:, :CHECK_QUERIES].contiguous()
+        try:
+            got = BACKENDS[self.name].attend(few, k_BSHD, v_BSHD)
+        except Exception as error:  # noqa: BLE001 - whatever another package raises
+            return f"it failed here ({type(error).__name__}: {str(error)[:120]})"
+        wanted = _sdpa(few, k_BSHD, v_BSHD)
+        if got.shape != wanted.shape or not bool(got.isfinite().all()):
+            return "its result is not finite, or has another shape"
+        error = ((got.float() - wanted.float()).norm() / wanted.float().norm()).item()
+        return None if error <= TOLERANCE else f"it is off by {error:.1%} on this model's own numbers"
+
+
+_trusted: dict[tuple, bool] = {}
+_chosen: ContextVar[Attend | None] = ContextVar("wan_core_attention", default=None)
+
+
+@contextmanager
+def using(name: str, notify: Callable[[str], None] = log.info) -> Iterator[None]:
+    """Within it, :func:`attention` uses the backend ``name``; ``notify`` is told when it cannot be.
+
+    A backend that is not installed is told too, and ``auto`` is used.
+    """
+    attend: Attend | None = None
+    if name != AUTO:
+        if name in BACKENDS and BACKENDS[name].is_here:
+            attend = _Checked(name, notify)
+        else:
+            notify(f"The attention backend '{name}' is not installed; there are {', '.join(available_backends())}.")
+    token = _chosen.set(attend)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)

@@ -1,16 +1,19 @@
 """What the runtime needs from whoever hosts it, as small protocols. Without a host the defaults here serve."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .memory import ResidencyPlan, WeightSizes, Work, plan_residency, whole_plan
+from .rates import rates_of
 from .residency import Resident
 
 log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 
 CheckCancel = Callable[[], None]
 """Called before each block or chunk; raises (the host's own exception) when the user has pressed cancel."""
@@ -30,19 +33,66 @@ class Memory(Protocol):
     """Decides where weights are."""
 
     def place(self, weights: Resident, activation_bytes: int, certain: bool = True) -> nn.Module:
-        """Bring ``weights`` to their device, leaving room for ``activation_bytes``; returns the module, ready.
+        """Bring ``weights`` whole to their device, leaving room for ``activation_bytes``; returns the module, ready.
 
         ``certain``: the estimate is good enough to refuse the work by it.
         """
+        ...
+
+    def plan(
+        self, weights: Sequence[Resident], sizes: WeightSizes, work: Work, budget_bytes: int | None
+    ) -> ResidencyPlan:
+        """How much of ``weights`` (one, or experts of equal ``sizes`` that take turns) is on their device in a run.
+
+        ``budget_bytes``: what the user allows, at most. Raises :class:`CapacityError` where it cannot fit.
+        """
+        ...
+
+    def make_room(self, nbytes: int, device: torch.device, empty: bool = False) -> None:
+        """Take other models off ``device`` until ``nbytes`` are free; ``empty``: give cached memory back too."""
+        ...
+
+    def free_bytes(self, device: torch.device) -> int | None:
+        """What is free on ``device`` now; None where nobody counts."""
+        ...
+
+    def release(self, weights: Resident) -> None:
+        """Take ``weights`` off their device, and off what they wear."""
         ...
 
 
 class PlainMemory:
     """Puts weights on their device and leaves them there: the default without a host, and in tests."""
 
+    def __init__(self, budget_bytes: int | None = None):
+        """``budget_bytes``: what runs may take on the device; None: all that is free there."""
+        self.budget_bytes = budget_bytes
+
     def place(self, weights: Resident, activation_bytes: int, certain: bool = True) -> nn.Module:
         weights.move_to(weights.device)
         return weights.module
+
+    def plan(
+        self, weights: Sequence[Resident], sizes: WeightSizes, work: Work, budget_bytes: int | None
+    ) -> ResidencyPlan:
+        device, first = weights[0].device, weights[0]
+        given = [one for one in (budget_bytes, self.budget_bytes, self.free_bytes(device)) if one is not None]
+        if not given:
+            return whole_plan(sizes, len(weights), work)
+        return plan_residency(sizes, len(weights), work, min(given), rates_of(device, first.compute_dtype), first.name)
+
+    def make_room(self, nbytes: int, device: torch.device, empty: bool = False) -> None:
+        if empty and device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def free_bytes(self, device: torch.device) -> int | None:
+        if device.type != "cuda":
+            return None
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+
+    def release(self, weights: Resident) -> None:
+        weights.go_home()
 
 
 def never_cancelled() -> None:
@@ -71,7 +121,8 @@ class Ports:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Where a model computes: the device, and whether it multiplies bfloat16 natively."""
+    """Where a model computes: the device, and whether it multiplies bfloat16 natively; whether its file is mapped."""
 
     device: torch.device
     bf16: bool = False
+    mapped: bool = True

@@ -1,6 +1,7 @@
-"""One model's weights as a unit that can be built late, put on a device and taken off again."""
+"""One model's weights: built late, put on a device whole or block by block, and taken off again."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,12 @@ from torch import Tensor, nn
 
 from ..weights.lora_math import Worn, merged
 from .linear import StoredLinear
+from .links import Link, link_for
+from .memory import WeightSizes
+from .parcel import Parcel
 
 log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 
 Changes = Mapping[str, Sequence[Worn]]
 """Official name of a tensor -> what is added to it."""
@@ -31,6 +36,7 @@ class Resident:
         device: torch.device,
         build: Callable[[], nn.Module],
         compute_dtype: torch.dtype = torch.float32,
+        sizes: WeightSizes | None = None,
     ):
         """
         Args:
@@ -39,16 +45,20 @@ class Resident:
             device: where it computes.
             build: reads the weights; returns the module on the CPU.
             compute_dtype: what most of it computes in.
+            sizes: bytes of its blocks, from the file's header; None: counted when it is built.
         """
         self.name = name
         self.device = device
         self.compute_dtype = compute_dtype
         self._size_bytes = size_bytes
+        self._sizes = sizes
         self._build = build
         self._module: nn.Module | None = None
         self._home: dict[_Slot, Tensor] = {}
-        self._where = torch.device("cpu")
+        self._where = CPU
         self._worn: Changes = {}
+        self._prepared: Changes = {}
+        self._parts: list[list[_Slot]] | None = None
         self.registered: object | None = None
         """Whatever the host keeps about these weights; alive as long as they are."""
 
@@ -71,55 +81,144 @@ class Resident:
     def size_bytes(self) -> int:
         return self._size_bytes
 
+    def sizes(self) -> WeightSizes:
+        """Bytes of each block that the network walks, and of the rest."""
+        if self._sizes is None:
+            groups = self._groups()
+            nbytes = [sum(self._home[slot].nbytes for slot in group) for group in groups]
+            self._sizes = WeightSizes(blocks=tuple(nbytes[:-1]), rest=nbytes[-1])
+        return self._sizes
+
+    def _groups(self) -> list[list["_Slot"]]:
+        """The places of each block, then those of the rest. What the network keeps at home is in none."""
+        module = self.module
+        walked = getattr(module, "walked", None)
+        count = 0 if walked is None else len(getattr(module, walked))
+        groups: dict[int, list[_Slot]] = defaultdict(list)
+        for slot in self._home:
+            first, _, after = slot.path.partition(".")
+            index = int(after.partition(".")[0]) if first == walked else count
+            if not slot.path.startswith(getattr(module, "stays_home", ("\0",))):
+                groups[index].append(slot)
+        return [groups[index] for index in range(count + 1)]
+
+    def outfit(self, index: int | None, changes: Changes) -> Changes:
+        """The changes that concern block ``index`` (None: the rest)."""
+        return {slot.path: tuple(changes[slot.path]) for slot in self._group(index) if slot.path in changes}
+
+    def parcel(self, index: int | None, changes: Changes) -> Parcel:
+        """What travels so that block ``index`` (None: the rest) can compute elsewhere wearing ``changes``."""
+        slots = self._group(index)
+        return Parcel([self._home[slot] for slot in slots], [changes.get(slot.path, ()) for slot in slots])
+
+    def install(self, index: int | None, tensors: Sequence[Tensor], worn: Sequence[Sequence[Worn]]) -> None:
+        """Let block ``index`` (None: the rest) compute with these tensors, in :meth:`parcel`'s order."""
+        for slot, tensor, changes in zip(self._group(index), tensors, worn, strict=True):
+            slot.add_at_use(changes)
+            slot.fill(tensor)
+
+    def uninstall(self, index: int | None) -> None:
+        """Back to the tensors at home."""
+        for slot in self._group(index):
+            slot.add_at_use(())
+            slot.fill(self._home[slot])
+
+    def is_changed_at_use(self, index: int | None) -> list[bool]:
+        """Of each tensor of :meth:`parcel`: its layer adds LoRA changes at each use, as its storage is narrow."""
+        return [slot.is_narrow() for slot in self._group(index)]
+
+    def _group(self, index: int | None) -> list["_Slot"]:
+        if self._parts is None:
+            self._parts = self._groups()
+        return self._parts[-1 if index is None else index]
+
     def move_to(self, device: torch.device) -> None:
-        """Put the weights on ``device``; the CPU is home."""
+        """Put the weights on ``device``; the CPU is home. They arrive wearing what :meth:`prepare` said."""
         if device == self._where:
             return
-        self._go_home()
-        if device.type == "cpu":
+        self.go_home()
+        if device == CPU:
             return
         try:
-            for slot, home in self._home.items():
-                slot.fill(home.to(device))
+            self._where = device
+            self._carry(self._indices(), self._prepared)
         except BaseException:
-            self._go_home()
+            self.go_home()
             raise
-        self._where = device
 
-    def _go_home(self) -> None:
+    def prepare(self, changes: Changes) -> None:
+        """What to wear on arrival, so that a move and the first :meth:`wear` are one transfer."""
+        self._prepared = changes
+
+    def _indices(self) -> list[int | None]:
+        return [*range(len(self.sizes().blocks)), None]
+
+    def _carry(self, indices: Sequence[int | None], changes: Changes) -> None:
+        """Bring these parts from home to where the others are, wearing ``changes``."""
+        link = link_for(self._where)
+        try:
+            on_their_way = []
+            for index in indices:
+                self.uninstall(index)  # what it had there makes room
+                parcel = self.parcel(index, self.outfit(index, changes))
+                buffer = link.buffer(parcel.nbytes)
+                on_their_way.append((index, parcel, buffer, link.send(parcel, buffer, None)))
+                if len(on_their_way) > 1:
+                    self._receive(link, *on_their_way.pop(0))
+            for one in on_their_way:
+                self._receive(link, *one)
+        finally:
+            link.close()
+        self._worn = dict(changes)
+
+    def _receive(self, link: Link, index: int | None, parcel: Parcel, buffer: Tensor, ticket: object) -> None:
+        link.wait(ticket)
+        self.install(index, *parcel.unpack(buffer, self.is_changed_at_use(index)))
+
+    def go_home(self) -> None:
         """Everything as it was read; this takes no memory and cannot fail, so a half-done change can always be left."""
-        module = self.module
+        module = self._module
+        if module is None:
+            return
         self._worn = {}
         for slot in _slots(module):
             slot.add_at_use(())
             slot.fill(self._home[slot])
-        self._where = torch.device("cpu")
+        self._where = CPU
 
     def wear(self, changes: Changes) -> None:
         """Compute with these changes from now on, and with no others.
 
         A weight that is stored in fewer bits than it computes in keeps its storage and is changed at each use; every
-        other tensor is merged here, once, from its home values, where it computes.
+        other tensor is merged, once, from its home values, where it computes.
         """
         if changes == self._worn:
             return
-        touched = {*changes, *self._worn}
-        slots = [slot for slot in _slots(self.module) if slot.path in touched]
         try:
-            for slot in slots:
-                self._put(slot, changes.get(slot.path, ()))
+            if self._where != CPU:
+                worn = self._worn
+                self._carry(
+                    [index for index in self._indices() if self.outfit(index, changes) != self.outfit(index, worn)],
+                    changes,
+                )
+            else:
+                self._wear_at_home(changes)
         except BaseException:
-            self._go_home()
+            self.go_home()
             raise
         self._worn = dict(changes)
 
+    def _wear_at_home(self, changes: Changes) -> None:
+        touched = {*changes, *self._worn}
+        for slot in [slot for slot in _slots(self.module) if slot.path in touched]:
+            self._put(slot, changes.get(slot.path, ()))
+
     def _put(self, slot: "_Slot", changes: Sequence[Worn]) -> None:
-        """Fill a place from home, with these changes."""
-        if slot.add_at_use([change.placed(self._where) for change in changes]):
+        """Fill a place at home, with these changes."""
+        if slot.add_at_use([change.placed(CPU) for change in changes]):
             return
         home = self._home[slot]
-        here = home.to(self._where)
-        slot.fill(merged(here, changes, home.dtype) if changes else here)
+        slot.fill(merged(home, changes, home.dtype) if changes else home)
 
 
 @dataclass(frozen=True)
@@ -140,9 +239,13 @@ class _Slot:
         else:
             self.owner._buffers[self.name] = tensor
 
+    def is_narrow(self) -> bool:
+        """A weight that is stored in fewer bits than it computes in."""
+        return isinstance(self.owner, StoredLinear) and self.name == "weight" and self.owner.is_narrow
+
     def add_at_use(self, changes: Sequence[Worn]) -> bool:
         """Let the layer itself add the changes, where its weight is stored narrower than it computes."""
-        if not (isinstance(self.owner, StoredLinear) and self.name == "weight" and self.owner.is_narrow):
+        if not self.is_narrow():
             return False
         self.owner.worn = tuple(changes)
         return True

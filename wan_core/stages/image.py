@@ -10,7 +10,9 @@ from ..errors import InputError
 from ..grid import Grid
 from ..models.clip_vision import preprocess, preprocess_native
 from ..runtime.finite import check_finite
+from ..runtime.memory import fixed_work
 from ..runtime.ports import Notify, Ports
+from ..runtime.stay import Stay, Stop
 from .load import ClipVisionHandle, VaeHandle
 from .vae import encode_stream
 
@@ -31,14 +33,14 @@ def encode_image(clip: ClipVisionHandle, images_BHWC: Tensor, ports: Ports, nati
     """
     cfg = clip.config
     check_pictures(images_BHWC, "image")
-    module = ports.memory.place(clip.weights, 4 * images_BHWC.shape[0] * cfg.num_tokens * cfg.dim * 16)
-    device = clip.weights.where
-    images = images_BHWC[..., :3].float().to(device)
+    images = images_BHWC[..., :3].float().to(clip.weights.device)
     if native_crop is None:
         pixels = preprocess(images.movedim(-1, 1) * 2 - 1, cfg.image_size)
     else:
         pixels = preprocess_native(images, cfg.image_size, native_crop)
-    tokens = module(pixels, walk=ports.walk)
+    work = fixed_work(4 * images.shape[0] * cfg.num_tokens * cfg.dim * 16)
+    with Stay([Stop(weights=clip.weights)], work, ports) as stay:
+        tokens = stay.walk_once(pixels)
     check_finite(tokens, "the CLIP vision encoding", clip.weights.name, "Load it with precision fp32.")
     return tokens.float().cpu()
 

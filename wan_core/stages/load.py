@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..models.clip_vision import ClipVision
 from ..models.dit import WanDiT
 from ..models.umt5 import Umt5Encoder
 from ..models.vae import WanVAE
+from ..runtime.memory import WeightSizes
 from ..runtime.ports import Compute, Notify
 from ..runtime.residency import Resident
 from ..sampling.loras import AddedLora
@@ -40,6 +41,16 @@ LOADERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a model is run, where the user does not leave it to the runtime."""
+
+    budget_bytes: int | None = None
+    """What weights and work may take on the device together; None: what is free."""
+    attention: str = "auto"
+    """A backend of ``runtime/attention.py``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelHandle:
     """What the model wire carries: a variant and its one or two experts. Light and immutable."""
 
@@ -47,6 +58,7 @@ class ModelHandle:
     high: Resident
     low: Resident | None = None
     loras: tuple[AddedLora, ...] = ()
+    options: RunOptions = RunOptions()
 
     @property
     def name(self) -> str:
@@ -98,13 +110,13 @@ def load_model(
         dtype: ``auto`` (the precision policy), ``fp32``, ``bf16`` or ``fp16``.
         notify: told what was found.
     """
-    high_file, high = _identify(path, "dit")
+    high_file, high = _identify(path, "dit", compute.mapped)
     rows = [row for row in high.variants if (row.experts == 2) == (low_noise_path is not None)]
     if low_noise_path is None and _is_lone_expert(path, high.variants, variant):
         rows = []
     low_weights = None
     if low_noise_path is not None:
-        low_file, low = _identify(low_noise_path, "dit")
+        low_file, low = _identify(low_noise_path, "dit", compute.mapped)
         if low.config != high.config:
             raise MismatchError(
                 f"{path.name} and {low_noise_path.name} have different shapes and cannot be one pair: "
@@ -131,7 +143,7 @@ def load_model(
 
 def load_text_encoder(path: Path, *, compute: Compute, dtype: str = "auto") -> TextEncoderHandle:
     """A umT5 encoder. Its tokenizer comes from the file, or from ``spiece.model`` / ``tokenizer.json`` beside it."""
-    checkpoint, found = _identify(path, "umt5")
+    checkpoint, found = _identify(path, "umt5", compute.mapped)
     source = _tokenizer_source(checkpoint, found)
 
     def tokenizer() -> Tokenizer:
@@ -149,7 +161,7 @@ def load_text_encoder(path: Path, *, compute: Compute, dtype: str = "auto") -> T
 
 def load_vae(path: Path, *, compute: Compute, dtype: str = "auto") -> VaeHandle:
     """A Wan 2.1 or 2.2 VAE, told apart by its latent channels."""
-    checkpoint, found = _identify(path, "vae")
+    checkpoint, found = _identify(path, "vae", compute.mapped)
     spec = LATENTS.get(found.config.z_dim)
     if spec is None:
         raise ModelFileError(
@@ -170,13 +182,13 @@ def vae_channels(path: Path) -> int | None:
 
 def load_clip_vision(path: Path, *, compute: Compute, dtype: str = "auto") -> ClipVisionHandle:
     """The CLIP ViT-H visual tower of Wan 2.1 image models."""
-    checkpoint, found = _identify(path, "clip_vision")
+    checkpoint, found = _identify(path, "clip_vision", compute.mapped)
     return ClipVisionHandle(config=found.config, weights=_resident(checkpoint, found, compute, dtype))
 
 
-def _identify(path: Path, slot: str) -> tuple[Checkpoint, Detected]:
+def _identify(path: Path, slot: str, mapped: bool = True) -> tuple[Checkpoint, Detected]:
     """Open a file and make sure that it is what the slot takes."""
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, mapped)
     found = detect(checkpoint.header, checkpoint.metadata, name=path.name, kind=slot)
     if found.kind != slot:
         raise ModelFileError(
@@ -188,7 +200,8 @@ def _identify(path: Path, slot: str) -> tuple[Checkpoint, Detected]:
 def _resident(checkpoint: Checkpoint, found: Detected, compute: Compute, dtype: str) -> Resident:
     file_dtype = storage(checkpoint.header, checkpoint.metadata).dtype
     policy = precision.policy(found.kind, file_dtype, compute.device.type, compute.bf16, dtype)
-    check_load(_blank(found), checkpoint, found)  # an incomplete file is refused now, not when it is first used
+    blank = _blank(found)
+    plan = check_load(blank, checkpoint, found)  # an incomplete file is refused now, not when it is first used
 
     def build() -> torch.nn.Module:
         module = _blank(found)
@@ -197,7 +210,24 @@ def _resident(checkpoint: Checkpoint, found: Detected, compute: Compute, dtype: 
         return module
 
     size = sum(info.nbytes for name, info in checkpoint.header.items() if name.startswith(found.prefix))
-    return Resident(checkpoint.path.name, size, compute.device, build, policy.compute)
+    sizes = weight_sizes(
+        blank, {name: checkpoint.header[source.names[0]].dtype for name, source in plan.weights.items()}, policy
+    )
+    return Resident(checkpoint.path.name, size, compute.device, build, policy.compute, sizes)
+
+
+def weight_sizes(blank: torch.nn.Module, stored: Mapping[str, torch.dtype], policy: precision.Policy) -> WeightSizes:
+    """Bytes of each block and of the rest, from the shapes of a network and the dtypes in its file's header."""
+    walked, at_home = getattr(blank, "walked", ""), getattr(blank, "stays_home", ())
+    blocks, rest = [0] * len(getattr(blank, walked, ())), 0
+    for name, tensor in blank.state_dict().items():
+        nbytes = tensor.numel() * min(stored[name].itemsize, policy.dtype_of(name).itemsize)
+        first, _, after = name.partition(".")
+        if first == walked and blocks:
+            blocks[int(after.partition(".")[0])] += nbytes
+        elif not name.startswith(tuple(at_home)):
+            rest += nbytes
+    return WeightSizes(blocks=tuple(blocks), rest=rest)
 
 
 def _log_unused(name: str, report: LoadReport) -> None:

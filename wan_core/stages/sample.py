@@ -1,5 +1,6 @@
 """Noise and conditions -> latent: the composition of schedule, experts, guidance and solver."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,18 +11,20 @@ from ..conditioning.clip_tokens import clip_context
 from ..conditioning.first_frame import CleanFrames
 from ..conditioning.known_frames import LATENT_LAYOUT, concat_channels
 from ..conditioning.text import text_context
-from ..configs import DitConfig
 from ..errors import InputError, MismatchError, first_few
 from ..grid import PATCH_HW, check_amount
+from ..models.dit import Inputs
+from ..runtime.attention import using
 from ..runtime.finite import check_finite
+from ..runtime.memory import dit_work
 from ..runtime.ports import Ports
-from ..runtime.residency import Resident
+from ..runtime.stay import Stay, Stop
 from ..sampling.experts import by_boundary, by_step, expert_names
-from ..sampling.guidance import guided
+from ..sampling.guidance import guided, passes
 from ..sampling.loras import changes_at
 from ..sampling.noise import SEEDS, initial_noise, leave_off, noisy_start, step_noise, take_up
 from ..sampling.sigmas import Schedule, Step, from_sigmas, make_schedule
-from ..sampling.solvers import DEFAULT_SCHEDULE, SOLVERS, StepResult
+from ..sampling.solvers import DEFAULT_SCHEDULE, SOLVERS, Denoise, StepResult
 from ..variants import Feature, WanVariant
 from .load import ModelHandle
 
@@ -192,11 +195,26 @@ def sample(
     like = given.to(device)
     conditions = [_condition(side, variant, like, ports) for side in (positive, negative) if side is not None]
     _check_sides(positive, negative, ports)
-    denoise = _denoiser(model, conditions, plan, clean, ports)
-    ports.notify(describe(plan, variant))
     # All inputs are good. What a host cannot hold it refuses here, before noise of the same size is drawn.
-    first = model.low if model.low is not None and plan.experts[0] == "low" else model.high
-    ports.memory.place(first, activation_bytes(variant.dit, like))
+    with _stay(model, plan, like, ports) as stay, using(model.options.attention, ports.notify):
+        denoise = _denoiser(model, conditions, plan, clean, stay)
+        ports.notify(describe(plan, variant))
+        if not stay.plan.whole:
+            ports.notify(stay.plan.describe())
+        return _solve(model, denoise, given, start, plan, clean, ports)
+
+
+def _solve(
+    model: ModelHandle,
+    denoise: Denoise,
+    given: Tensor,
+    start: StartLatent,
+    plan: Plan,
+    clean: CleanFrames | None,
+    ports: Ports,
+) -> Tensor:
+    """From noise to the latent, not normalised."""
+    variant, device = model.variant, model.high.device
     x = _noised(given, initial_noise(tuple(given.shape), plan.seed, start.batch_index), plan)
     x = clean.impose(x) if clean is not None else x
 
@@ -331,38 +349,53 @@ def _check_sides(positive: Condition, negative: Condition | None, ports: Ports) 
         )
 
 
-def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: CleanFrames | None, ports: Ports):
+def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports) -> Stay:
+    """The device, for all steps of the plan."""
+    stops = []
+    for number, step in enumerate(plan.schedule.steps):
+        side = plan.experts[number] if model.low is not None else "high"
+        weights, guidance = {"high": (model.high, plan.guidance_high), "low": (model.low, plan.guidance_low)}[side]
+        changes = changes_at(model.loras, side, step.index, len(plan.whole))
+        stops.append(Stop(weights=weights, changes=changes, passes=passes(guidance)))
+    batch, _, frames, height, width = x.shape
+    tokens = frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
+    work = dit_work(
+        model.variant.dit,
+        batch,
+        tokens,
+        max(stop.passes for stop in stops),
+        model.high.compute_dtype.itemsize,
+        fused=model.high.device.type == "cuda",
+    )
+    return Stay(stops, work, ports, model.options.budget_bytes)
+
+
+def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: CleanFrames | None, stay: Stay):
     """The one Denoise of a run: guidance inside each expert, the choice of expert around both."""
 
-    placed: dict[str, Resident] = {}
+    def predict(x: Tensor, step: Step, sides: Sequence[_Inputs]) -> list[Tensor]:
+        number = step.index - plan.schedule.first
+        t = clean.timesteps(step.timestep, x) if clean is not None else x.new_full((x.shape[0],), step.timestep)
+        stacked = [x if side.concat is None else torch.cat((x, side.concat), dim=1) for side in sides]
+        inputs = [Inputs(x=one, t=t, text=side.text, clip=side.clip) for one, side in zip(stacked, sides)]
 
-    def one(side: str, weights: Resident, guidance: float):
-        def predict(x: Tensor, step: Step, inputs: _Inputs) -> Tensor:
-            if placed.get("now") is not weights:  # a host may tidy its memory at each placing, so only at a change
-                if "now" in placed and placed["now"].where.type == "cpu":
-                    placed["now"].wear({})  # what it wears at home is a copy of its weights
-                ports.memory.place(weights, activation_bytes(model.variant.dit, x))
-                placed["now"] = weights
-            weights.wear(changes_at(model.loras, side, step.index, len(plan.whole)))
-            module = weights.module
-            t = clean.timesteps(step.timestep, x) if clean is not None else x.new_full((x.shape[0],), step.timestep)
-            stacked = x if inputs.concat is None else torch.cat((x, inputs.concat), dim=1)
-            return module(stacked, t, inputs.text, inputs.clip, walk=ports.walk)
+        def all_sides() -> list[Tensor]:
+            if stay.plan.together:
+                module, walk = stay.begin(number)
+                return module.together(inputs, walk, stay.plan.chunk)
+            made = []
+            for again, one in enumerate(inputs):
+                module, walk = stay.begin(number, again)
+                made.append(module(one.x, one.t, one.text, one.clip, walk=walk, chunk=stay.plan.chunk))
+            return made
 
-        uncond = conditions[1] if len(conditions) > 1 else None
-        return guided(predict, conditions[0], uncond, guidance)
+        return stay.attempt(all_sides)
 
-    high = one("high", model.high, plan.guidance_high)
+    uncond = conditions[1] if len(conditions) > 1 else None
+    high = guided(predict, conditions[0], uncond, plan.guidance_high)
     if model.low is None:
         return high
-    low = one("low", model.low, plan.guidance_low)
+    low = guided(predict, conditions[0], uncond, plan.guidance_low)
     if plan.switch_step is not None:
         return by_step(high=high, low=low, switch_step=plan.switch_step)
     return by_boundary(high=high, low=low, boundary=plan.boundary)
-
-
-def activation_bytes(cfg: DitConfig, x: Tensor) -> int:
-    """Estimated working memory of one forward: residual, norms, q, k, v and the feed-forward's hidden layer."""
-    batch, _, frames, height, width = x.shape
-    tokens = batch * frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
-    return tokens * (cfg.dim * 4 * 8 + cfg.ffn_dim * 4 * 2)

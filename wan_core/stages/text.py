@@ -5,7 +5,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..runtime.finite import check_finite
+from ..runtime.memory import umt5_work
 from ..runtime.ports import Ports
+from ..runtime.stay import Stay, Stop
 from ..text.clean import clean_prompt, misread
 from ..text.tokenizer import Tokens
 from .load import TextEncoderHandle
@@ -46,12 +48,10 @@ def encode_tokens(encoder: TextEncoderHandle, tokens: Tokens, ports: Ports) -> T
             f"The tokenizer gives token {max(tokens.ids)}, the encoder {encoder.weights.name} knows {limit}: they do "
             "not belong together. Use the tokenizer of google/umt5-xxl."
         )
-    cfg, length = encoder.config, len(tokens.ids)
-    activation_bytes = 4 * length * (8 * cfg.dim + 3 * cfg.dim_ffn + cfg.num_heads * length * 3)
-    module = ports.memory.place(encoder.weights, activation_bytes)
-    device = encoder.weights.where
-    ids = torch.tensor([tokens.ids], device=device)
-    hidden = module(ids, torch.ones_like(ids), walk=ports.walk)
+    length = len(tokens.ids)
+    ids = torch.tensor([tokens.ids], device=encoder.weights.device)
+    with Stay([Stop(weights=encoder.weights)], umt5_work(encoder.config, length), ports) as stay:
+        hidden = stay.walk_once(ids, torch.ones_like(ids))
     check_finite(hidden, "the text encoding", encoder.weights.name, "Load the text encoder with precision fp32.")
     context = torch.zeros(1, TEXT_ROWS, encoder.config.dim)
     context[:, :length] = hidden.float().cpu()

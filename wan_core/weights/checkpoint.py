@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -64,12 +65,13 @@ class Checkpoint:
         self.close()
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, mapped: bool = True) -> Checkpoint:
     """Open a ``.safetensors`` file, a sharded set or an official ``.pth``.
 
     Args:
         path: a file; the ``.safetensors.index.json`` or any part of a sharded set; or a folder that holds one
             index or exactly one ``.safetensors``.
+        mapped: tensors are pages of the file, which cost no private memory; False: they are read into private memory.
 
     Raises:
         ModelFileError: the file is missing, damaged or of another kind; the message says which and what to do.
@@ -78,12 +80,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         path = _choose_in_folder(path)
     if path.name.endswith(INDEX_SUFFIX):
-        return _open_sharded(path)
+        return _open_sharded(path, mapped)
     if path.suffix.lower() in PICKLE_SUFFIXES:
         return _open_pickle(path)
     if _SHARD.fullmatch(path.name):
-        return _open_sharded(_index_of(path))
-    return _open_single(path)
+        return _open_sharded(_index_of(path), mapped)
+    return _open_single(path, mapped)
 
 
 class _Mapped:
@@ -109,9 +111,39 @@ class _Mapped:
         self._file = None
 
 
-def _open_single(path: Path) -> Checkpoint:
+class _Read:
+    """One safetensors file that is read instead of mapped: for drives on which mapped pages come slowly or break."""
+
+    def __init__(self, path: Path, header: Header):
+        self.path, self._header = path, header
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in private memory."""
+        info = self._header.tensors[name]
+        raw = torch.empty(info.nbytes, dtype=torch.uint8)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self._header.begins[name])
+                view, done = memoryview(raw.numpy()), 0
+                while done < info.nbytes and (got := file.readinto(view[done:])):
+                    done += got
+        except OSError as error:
+            raise ModelFileError(f"{self.path.name}: {name!r} cannot be read ({error}). {DOWNLOAD_AGAIN}") from error
+        if done != info.nbytes:
+            raise ModelFileError(f"{self.path.name} changed its size after it was opened. Load it again.")
+        return raw.view(info.dtype).view(info.shape)
+
+    def close(self) -> None:
+        pass
+
+
+def _file(path: Path, header: Header, mapped: bool) -> "_Mapped | _Read":
+    return _Mapped(path) if mapped else _Read(path, header)
+
+
+def _open_single(path: Path, mapped: bool) -> Checkpoint:
     header = read_header(path)
-    file = _Mapped(path)
+    file = _file(path, header, mapped)
     return Checkpoint(path, header.tensors, header.metadata, file.read, file.close)
 
 
@@ -170,7 +202,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return found
 
 
-def _open_sharded(index: Path) -> Checkpoint:
+def _open_sharded(index: Path, mapped: bool) -> Checkpoint:
     weight_map = _weight_map(index)
     parts = sorted(set(weight_map.values()))
     if len(parts) > MAX_SHARDS:
@@ -182,7 +214,7 @@ def _open_sharded(index: Path) -> Checkpoint:
         )
     headers = {part: read_header(index.parent / part) for part in parts}
     tensors, metadata = _merge(index.name, weight_map, headers)
-    files = {part: _Mapped(index.parent / part) for part in parts}
+    files = {part: _file(index.parent / part, headers[part], mapped) for part in parts}
 
     def get(name: str) -> Tensor:
         return files[weight_map[name]].read(name)

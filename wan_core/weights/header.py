@@ -88,6 +88,8 @@ class Header:
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+    begins: dict[str, int]
+    """Byte of the file at which each tensor begins."""
 
 
 def read_header(path: Path) -> Header:
@@ -116,7 +118,8 @@ def read_header(path: Path) -> Header:
         )
     spans = {name: _entry(name, entry, path.name) for name, entry in entries.items()}
     _check_cover(path.name, {name: span for name, (span, _) in spans.items()}, size - 8 - length)
-    return Header(tensors={name: info for name, (_, info) in spans.items()}, metadata=metadata)
+    begins = {name: 8 + length + begin for name, ((begin, _), _) in spans.items()}
+    return Header(tensors={name: info for name, (_, info) in spans.items()}, metadata=metadata, begins=begins)
 
 
 def regular_file_size(path: Path) -> int:

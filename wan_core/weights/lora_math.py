@@ -177,7 +177,11 @@ class Worn:
 
     def placed(self, device: torch.device) -> "Worn":
         """The same with its tensors on a device already, as the file stores them."""
-        return replace(self, source=_Placed(self.source.stored(self.change, device)))
+        return self.on(self.source.stored(self.change, device))
+
+    def on(self, tensors: Parts) -> "Worn":
+        """The same with these tensors, wherever they are."""
+        return replace(self, source=_Placed(tensors))
 
     def factors(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """Two matrices whose product it adds, whatever the weight; None where it is more than that."""

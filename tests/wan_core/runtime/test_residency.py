@@ -4,16 +4,28 @@ import pytest
 import torch
 from torch import nn
 
+from wan_core.runtime.links import PlainLink
 from wan_core.runtime.residency import Resident
 
 META = torch.device("meta")
 
 
-def made() -> tuple[Resident, list[nn.Module]]:
+class Walked(nn.Module):
+    """Two blocks and a rest."""
+
+    walked = "blocks"
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
+        self.rest = nn.Linear(2, 2)
+
+
+def made(kind=lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))) -> tuple[Resident, list[nn.Module]]:
     built: list[nn.Module] = []
 
     def build() -> nn.Module:
-        module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+        module = kind()
         built.append(module)
         return module
 
@@ -43,16 +55,16 @@ def test_moving_out_and_home_gives_the_very_same_memory_back():
 
 
 def test_an_error_half_way_leaves_everything_at_home(monkeypatch):
-    weights, _ = made()
-    home, to, calls = pointers(weights.module), torch.Tensor.to, []
+    weights, _ = made(Walked)
+    home, calls = pointers(weights.module), []
 
-    def full(self, *args, **kwargs):
-        calls.append(1)
+    def full(self, nbytes):
+        calls.append(nbytes)
         if len(calls) == 3:
             raise torch.OutOfMemoryError("no room")
-        return to(self, *args, **kwargs)
+        return torch.empty(nbytes, dtype=torch.uint8, device=META)
 
-    monkeypatch.setattr(torch.Tensor, "to", full)
+    monkeypatch.setattr(PlainLink, "buffer", full)
     with pytest.raises(torch.OutOfMemoryError):
         weights.move_to(META)
     assert weights.where == torch.device("cpu")

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from wan_core.configs import DitConfig
 from wan_core.models.dit import WanDiT
 from wan_core.sampling.experts import by_boundary, expert_names
-from wan_core.sampling.guidance import guided
+from wan_core.sampling.guidance import guided, separately
 from wan_core.sampling.sigmas import make_schedule
 from wan_core.sampling.solvers import SOLVERS
 
@@ -39,7 +39,7 @@ class Golden:
             t = torch.tensor([step.timestep]) if timesteps is None else timesteps(step)
             return model(x, t, text[None])
 
-        return guided(predict, self["in.context"], self["in.context_null"], scale)
+        return guided(separately(predict), self["in.context"], self["in.context_null"], scale)
 
     def run(self, denoise, x, **hooks):
         schedule = make_schedule(self.config["solver"], self.config["steps"], self.config["shift"])

@@ -168,3 +168,29 @@ def test_raw_bytes_are_read_and_other_types_refused(tmp_path):
     assert read_raw(checkpoint, "c") == bytes(range(5))
     with pytest.raises(ModelFileError, match="should hold bytes"):
         read_raw(checkpoint, "a.weight")
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_file_that_is_read_gives_what_a_mapped_one_gives(tmp_path, sharded):
+    tensors = {"a": torch.randn(3, 5), "b": torch.randn(4).bfloat16(), "c": torch.arange(6, dtype=torch.uint8)}
+    path = tmp_path / "one.safetensors"
+    save_file(tensors, path)
+    if sharded:
+        parts = {"a": "m-00001-of-00002.safetensors", "b": "m-00002-of-00002.safetensors"}
+        for name, part in parts.items():
+            save_file({name: tensors[name]}, tmp_path / part)
+        path = tmp_path / "m.safetensors.index.json"
+        path.write_text(json.dumps({"weight_map": parts}))
+        tensors.pop("c")
+    with open_checkpoint(path) as mapped, open_checkpoint(path, mapped=False) as read:
+        for name, tensor in tensors.items():
+            assert torch.equal(mapped.get(name), tensor) and torch.equal(read.get(name), tensor)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_said(tmp_path):
+    path = tmp_path / "one.safetensors"
+    save_file({"a": torch.randn(300)}, path)
+    with open_checkpoint(path, mapped=False) as read:
+        path.write_bytes(path.read_bytes()[:-8])
+        with pytest.raises(ModelFileError, match="changed its size"):
+            read.get("a")
