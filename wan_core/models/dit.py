@@ -10,7 +10,6 @@ follow the float32 parameters (see ``wan_core/weights/precision.py``), by ordina
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +142,8 @@ class Block(nn.Module):
 
     def _feed_forward(self, x_BLd: Tensor) -> Tensor:
         into, _, out = self.ffn
-        return out(gelu_tanh(into(x_BLd)))
+        fused = getattr(into, "with_gelu", None)
+        return out(gelu_tanh(into(x_BLd)) if fused is None else fused(x_BLd))
 
 
 class _Piece:
@@ -156,11 +156,16 @@ class _Piece:
         self.rope = tuple(table[..., where, :] for table in rope)
 
 
+TILE = 128
+
+
 def _runs(length: int, chunk: int | None) -> list[slice]:
-    """``length`` tokens in runs of about the same size, none longer than ``chunk`` (None: one run)."""
+    """``length`` tokens in runs of about the same size, none longer than ``chunk`` (None: one run), and all but the last
+    multiples of a kernel's tile where they can be."""
     count = 1 if chunk is None else -(-length // chunk)
-    edges = [length * i // count for i in range(count + 1)]
-    return [slice(a, b) for a, b in pairwise(edges)]
+    size = -(-length // count)
+    size = min(-(-size // TILE) * TILE, chunk) if count > 1 and size >= TILE else size
+    return [slice(a, min(a + size, length)) for a in range(0, length, size)]
 
 
 def compute_dtype(linear: nn.Module) -> torch.dtype:

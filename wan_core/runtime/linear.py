@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..weights.formats import StoredWeight, decode
 from ..weights.lora_math import Worn, merged
+from .pointwise import gelu_tanh
 
 
 class StoredLinear(nn.Module):
@@ -44,6 +45,15 @@ class StoredLinear(nn.Module):
         """``x`` of any float dtype -> ``[..., out_features]`` in the compute dtype."""
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
         return F.linear(x.to(self.compute_dtype), self.resolved(), bias)
+
+    def with_gelu(self, x: Tensor) -> Tensor:
+        """:meth:`forward`, then GELU in its tanh form; on CUDA inside the matrix product, before it is rounded."""
+        if not x.is_cuda or self.bias is None or torch.is_grad_enabled():
+            return gelu_tanh(self(x))
+        rows = x.to(self.compute_dtype).flatten(0, -2)
+        bias = self.bias.to(self.compute_dtype)
+        out = torch._addmm_activation(bias, rows, self.resolved().t(), use_gelu=True)
+        return out.unflatten(0, x.shape[:-1])
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.weight.dtype} -> {self.compute_dtype}"

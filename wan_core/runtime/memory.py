@@ -12,8 +12,9 @@ from ..errors import CapacityError, gigabytes
 RING = 2
 """Buffers for blocks that come and go: one computes while the next arrives. Where blocks are kept it is one more, so
 that the bus goes on while a kept block computes."""
-CHUNKS = (8192, 4096, 2048, 1024, 512, 256, 128)
-"""Tokens worked on at once, best first. Matrix products lose nothing above about 4000."""
+CHUNKS = (32768, 16384, 8192, 4096, 2048, 1024, 512, 256, 128)
+"""Tokens worked on at once, best first: 8192 cost 5 % more time than 32768 on an H200. The first that fits is taken
+before any block is kept, so that a clip is cut the same way, to the same bits, whatever else is on the card."""
 BOUND_BY_TRANSFER = 0.9
 """Weights are loaded once for both sides of guidance where their transfer takes this part of a side's compute."""
 HALVE = 8
@@ -199,10 +200,15 @@ def lower(plan: ResidencyPlan, sizes: WeightSizes, experts: int, work: Work) -> 
 
 
 def adjusted(
-    plan: ResidencyPlan, sizes: WeightSizes, experts: int, work: Work, free_bytes: int
+    plan: ResidencyPlan, sizes: WeightSizes, experts: int, work: Work, free_bytes: int, budget_bytes: int | None = None
 ) -> ResidencyPlan | None:
-    """The plan for the next step when ``free_bytes`` are free between two steps; None: as it is."""
+    """The plan for the next step when ``free_bytes`` are free between two steps; None: as it is.
+
+    ``budget_bytes``: what the user allows; more is not taken, whatever is free.
+    """
     spare = free_bytes - plan.work_bytes
+    if budget_bytes is not None:
+        spare = min(spare, budget_bytes - plan.peak_bytes)
     if plan.whole:
         return lower(plan, sizes, experts, work) if spare < 0 and sizes.blocks else None
     slot = max(1, sizes.largest)

@@ -28,15 +28,16 @@ class Span:
 class Parcel:
     """Tensors at home (on the CPU), each with the LoRA changes that it wears, laid out one behind the other."""
 
-    def __init__(self, tensors: Sequence[Tensor], worn: Sequence[Sequence[Worn]]):
+    def __init__(self, tensors: Sequence[Tensor], worn: Sequence[Sequence[Worn]], changes_only: bool = False):
         """
         Args:
             tensors: on the CPU; usually mapped pages of a file.
             worn: for each tensor the changes to add to it.
+            changes_only: the tensors themselves stay; only the changes travel to where they already are.
         """
         self._end = 0
         self.spans: list[Span] = []
-        self._tensors = [self._add(tensor) for tensor in tensors]
+        self._tensors = [] if changes_only else [self._add(tensor) for tensor in tensors]
         self._worn = [[(change, self._add_parts(change)) for change in changes] for changes in worn]
         self.nbytes = self._end
 
@@ -51,25 +52,27 @@ class Parcel:
         parts = change.source.stored(change.change, CPU)
         return {role: part if role == "alpha" else self._add(part) for role, part in parts.items()}
 
-    def unpack(self, buffer: Tensor, at_use: Sequence[bool]) -> tuple[list[Tensor], list[tuple[Worn, ...]]]:
+    def unpack(
+        self, buffer: Tensor, at_use: Sequence[bool], there: Sequence[Tensor] | None = None
+    ) -> tuple[list[Tensor], list[tuple[Worn, ...]]]:
         """The tensors in a buffer that has arrived, merged with what they wear; computed where the buffer is.
 
         Args:
             at_use: for each tensor, whether its layer adds its changes at each use; it is left as it is then.
+            there: the tensors, bare, where only changes have travelled; they are changed in place.
 
         Returns:
             The tensors, and for each the changes that are left to its layer, with their tensors in the buffer.
         """
-        tensors, left = [], []
-        for span, changes, later in zip(self._tensors, self._worn, at_use, strict=True):
-            tensor = span.view(buffer)
+        tensors = [span.view(buffer) for span in self._tensors] if there is None else list(there)
+        left = []
+        for tensor, changes, later in zip(tensors, self._worn, at_use, strict=True):
             here = tuple(
                 change.on({role: _view(part, buffer) for role, part in parts.items()}) for change, parts in changes
             )
             if here and not later:
                 tensor.copy_(merged(tensor, here, tensor.dtype))
                 here = ()
-            tensors.append(tensor)
             left.append(here)
         return tensors, left
 

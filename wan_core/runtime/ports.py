@@ -88,8 +88,9 @@ class PlainMemory:
     def free_bytes(self, device: torch.device) -> int | None:
         if device.type != "cuda":
             return None
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
+        taken = torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - taken
+        return free if self.budget_bytes is None else min(free, self.budget_bytes - taken)
 
     def release(self, weights: Resident) -> None:
         weights.go_home()

@@ -106,10 +106,11 @@ class Resident:
         """The changes that concern block ``index`` (None: the rest)."""
         return {slot.path: tuple(changes[slot.path]) for slot in self._group(index) if slot.path in changes}
 
-    def parcel(self, index: int | None, changes: Changes) -> Parcel:
+    def parcel(self, index: int | None, changes: Changes, changes_only: bool = False) -> Parcel:
         """What travels so that block ``index`` (None: the rest) can compute elsewhere wearing ``changes``."""
         slots = self._group(index)
-        return Parcel([self._home[slot] for slot in slots], [changes.get(slot.path, ()) for slot in slots])
+        worn = [changes.get(slot.path, ()) for slot in slots]
+        return Parcel([self._home[slot] for slot in slots], worn, changes_only)
 
     def install(self, index: int | None, tensors: Sequence[Tensor], worn: Sequence[Sequence[Worn]]) -> None:
         """Let block ``index`` (None: the rest) compute with these tensors, in :meth:`parcel`'s order."""
@@ -153,16 +154,20 @@ class Resident:
     def _indices(self) -> list[int | None]:
         return [*range(len(self.sizes().blocks)), None]
 
-    def _carry(self, indices: Sequence[int | None], changes: Changes) -> None:
-        """Bring these parts from home to where the others are, wearing ``changes``."""
+    def _carry(self, indices: Sequence[int | None], changes: Changes, bare: frozenset = frozenset()) -> None:
+        """Let these parts wear ``changes`` where they compute: those that are ``bare`` there get the changes alone, the
+        others come from home."""
         link = link_for(self._where)
         try:
             on_their_way = []
             for index in indices:
-                self.uninstall(index)  # what it had there makes room
-                parcel = self.parcel(index, self.outfit(index, changes))
+                outfit = self.outfit(index, changes)
+                there = [slot.read() for slot in self._group(index)] if index in bare else None
+                if there is None:
+                    self.uninstall(index)  # what it had there makes room
+                parcel = self.parcel(index, outfit, changes_only=there is not None)
                 buffer = link.buffer(parcel.nbytes)
-                on_their_way.append((index, parcel, buffer, link.send(parcel, buffer, None)))
+                on_their_way.append((index, parcel, buffer, link.send(parcel, buffer, None), there))
                 if len(on_their_way) > 1:
                     self._receive(link, *on_their_way.pop(0))
             for one in on_their_way:
@@ -171,9 +176,9 @@ class Resident:
             link.close()
         self._worn = dict(changes)
 
-    def _receive(self, link: Link, index: int | None, parcel: Parcel, buffer: Tensor, ticket: object) -> None:
+    def _receive(self, link: Link, index: int | None, parcel: Parcel, buffer: Tensor, ticket: object, there) -> None:
         link.wait(ticket)
-        self.install(index, *parcel.unpack(buffer, self.is_changed_at_use(index)))
+        self.install(index, *parcel.unpack(buffer, self.is_changed_at_use(index), there))
 
     def go_home(self) -> None:
         """Everything as it was read; this takes no memory and cannot fail, so a half-done change can always be left."""
@@ -196,11 +201,9 @@ class Resident:
             return
         try:
             if self._where != CPU:
-                worn = self._worn
-                self._carry(
-                    [index for index in self._indices() if self.outfit(index, changes) != self.outfit(index, worn)],
-                    changes,
-                )
+                worn = {index: self.outfit(index, self._worn) for index in self._indices()}
+                changed = [index for index in worn if self.outfit(index, changes) != worn[index]]
+                self._carry(changed, changes, frozenset(index for index in changed if not worn[index]))
             else:
                 self._wear_at_home(changes)
         except BaseException:

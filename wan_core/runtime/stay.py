@@ -54,6 +54,7 @@ class Stay:
         self.weights = list(dict.fromkeys(stop.weights for stop in stops))
         self.sizes = _dressed(self.weights[0].sizes(), stops)
         self.plan = ports.memory.plan(self.weights, self.sizes, work, budget_bytes)
+        self._budget = budget_bytes
         self._link: Link | None = None
         self._streamer: Streamer | None = None
         self._legs_before: dict[int, int] = {}
@@ -157,7 +158,11 @@ class Stay:
     def _adjust(self, number: int) -> None:
         """Between two steps: what another program took or gave back changes how much is kept."""
         free = self._ports.memory.free_bytes(self.device) if number and self._streamer is not None else None
-        plan = None if free is None else adjusted(self.plan, self.sizes, len(self.weights), self.work, free)
+        plan = (
+            None if free is None else adjusted(self.plan, self.sizes, len(self.weights), self.work, free, self._budget)
+        )
+        if plan is not None and self._retries and len(plan.kept) > len(self.plan.kept):
+            return  # what looked free once was not
         if plan is not None:
             log.info("%s free before step %d: %s", gigabytes(free), number + 1, plan.describe())
             self._change(plan)

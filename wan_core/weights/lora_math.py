@@ -14,6 +14,8 @@ from torch import Tensor
 
 ROWS = 256
 """Rows of a weight that are merged at once: 5 MB of float32 at a width of 5120."""
+CARD_ROWS = 8192
+"""The same on a card, where every start of a kernel costs."""
 
 Parts = Mapping[str, Tensor]
 """Role (see ``lora_names.ENDINGS``) -> tensor, float32 on the device of the weight."""
@@ -209,10 +211,11 @@ def merged(weight: Tensor, changes: Sequence[Worn], dtype: torch.dtype = torch.f
 
 
 def _with_products(weight: Tensor, factors: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype) -> Tensor:
-    """Some rows at a time, so that what is in float32 stays in the cache."""
+    """Some rows at a time, so that what is in float32 stays in the cache, or on a card takes little memory."""
     out = torch.empty_like(weight, dtype=dtype)
-    for first in range(0, weight.shape[0], ROWS):
-        rows = slice(first, first + ROWS)
+    step = ROWS if weight.device.type == "cpu" else CARD_ROWS
+    for first in range(0, weight.shape[0], step):
+        rows = slice(first, first + step)
         part = weight[rows].float()
         for up, down in factors:
             part = torch.addmm(part, up[rows], down)

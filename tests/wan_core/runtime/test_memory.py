@@ -24,7 +24,7 @@ SIZES = WeightSizes(blocks=(BLOCK,) * COUNT, rest=REST)
 FAST = Rates(matmul=1.0, attention=1.0, link=1e30)
 SLOW_BUS = Rates(matmul=1e30, attention=1e30, link=1.0)
 WORK = Work(
-    bytes_at=lambda chunk, together: chunk // 8 + 1000 * (2 if together else 1),
+    bytes_at=lambda chunk, together: chunk // 16 + 1000 * (2 if together else 1),
     tokens=9000,
     passes=2,
     block_flops=(1.0, 1.0),
@@ -93,7 +93,19 @@ def test_between_steps_blocks_go_when_memory_is_lost_and_return_when_much_is_fre
     assert adjusted(plan, SIZES, 1, WORK, plan.work_bytes + 2 * BLOCK) is None
 
 
-CARDS = [("t2v-a14b", (21, 90, 160), 7.0), ("t2v-a14b", (21, 60, 104), 4.5), ("ti2v-5b", (31, 44, 80), 5.0), ("t2v-1.3b", (21, 60, 104), 2.5)]  # fmt: skip
+def test_between_steps_no_more_is_taken_than_the_user_allows_whatever_is_free():
+    plan = streamed_plan(SIZES, 1, WORK, 0)
+    assert adjusted(plan, SIZES, 1, WORK, 10**9, plan.peak_bytes) is None
+    more = adjusted(plan, SIZES, 1, WORK, 10**9, plan.peak_bytes + 7 * BLOCK)
+    assert len(more.kept) > 0 and more.peak_bytes <= plan.peak_bytes + 7 * BLOCK
+
+
+CARDS = [
+    ("t2v-a14b", (21, 90, 160), 7.0),
+    ("t2v-a14b", (21, 60, 104), 4.5),
+    ("ti2v-5b", (31, 44, 80), 5.0),
+    ("t2v-1.3b", (21, 60, 104), 2.5),
+]
 
 
 @pytest.mark.parametrize(("name", "latent", "gigabytes"), CARDS)
