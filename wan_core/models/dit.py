@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..configs import DitConfig
 from ..runtime.attention import attention
@@ -160,7 +161,7 @@ TILE = 128
 
 
 def _runs(length: int, chunk: int | None) -> list[slice]:
-    """``length`` tokens in runs of about the same size, none longer than ``chunk`` (None: one run), and all but the last
+    """``length`` tokens in runs of about one size, none longer than ``chunk`` (None: one run), and all but the last
     multiples of a kernel's tile where they can be."""
     count = 1 if chunk is None else -(-length // chunk)
     size = -(-length // count)
@@ -241,6 +242,7 @@ class WanDiT(nn.Module):
         self.head = Head(cfg)
         if cfg.img_dim is not None:
             self.img_emb = ImageEmbedding(cfg)
+        self._timed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def forward(
         self,
@@ -263,7 +265,7 @@ class WanDiT(nn.Module):
             clip: CLIP tokens ``[B, 257 or 514, img_dim]`` for models with an image branch.
             walk: yields the blocks one after another (see ``runtime/ports.py``).
             text_bias: added to the scores of the rows of ``text``, ``[B, S]``: ``log n`` makes a row weigh as much
-                as n equal rows. ``text`` must then have at least ``text_len`` rows (0 in training).
+                as n equal rows. ``text`` is not padded then.
             chunk: tokens that are worked on at once where the result does not depend on it but for rounding; None: all.
 
         Returns:
@@ -299,7 +301,7 @@ class WanDiT(nn.Module):
             e0_U6d=e0_U6d,
             which_BL=which_BL,
             rope=rope,
-            text_BSd=self.text_embedding(F.pad(text, (0, 0, 0, max(0, self.config.text_len - text.shape[1])))),
+            text_BSd=self.text_embedding(text if inputs.text_bias is not None else self._padded(text)),
             image_BSd=self.img_emb(clip) if clip is not None else None,
             mask=mask,
             bias=None if inputs.text_bias is None else inputs.text_bias[:, None, None],
@@ -307,6 +309,9 @@ class WanDiT(nn.Module):
             sizes=sizes,
             is_list=isinstance(x, list),
         )
+
+    def _padded(self, text_BSd: Tensor) -> Tensor:
+        return F.pad(text_BSd, (0, 0, 0, max(0, self.config.text_len - text_BSd.shape[1])))
 
     def _finish(self, done: "_Pass", chunk: int | None) -> Tensor | list[Tensor]:
         """Everything after them."""
@@ -344,9 +349,14 @@ class WanDiT(nn.Module):
     def _time(self, t: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
         """Distinct timesteps -> embedding ``[U, dim]``, modulation ``[U, 6, dim]``, and which of them each token has,
         ``[B, 1 or L]``."""
+        if t in self._timed:
+            return self._timed[t]  # both sides of guidance are asked with one tensor
         distinct_U, which = torch.unique(t[:, None] if t.ndim == 1 else t[:, :length], return_inverse=True)
         e = self.time_embedding(sinusoid(distinct_U, self.config.freq_dim))
-        return e, self.time_projection(e).unflatten(-1, (6, -1)), which
+        made = e, self.time_projection(e).unflatten(-1, (6, -1)), which
+        if not torch.is_grad_enabled():
+            self._timed[t] = made  # as long as the tensor lives
+        return made
 
     def _unpatch(self, patches: Tensor, grid: tuple[int, int, int], size: torch.Size) -> Tensor:
         """``[B, L, patch values]`` (channel fastest) -> ``[B, out_dim, T, h, w]``."""

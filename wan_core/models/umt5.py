@@ -4,8 +4,8 @@ Source: Wan-Video/Wan2.1, ``wan/modules/t5.py``; parameter names are the officia
 (T5: relative position buckets, no attention scaling), Chung et al. 2023 (umT5: a bias table in every layer).
 Shape letters: B batch, L tokens, H heads, D head dim, d width.
 
-Precision: linear layers compute in the dtype they were given; attention, norm statistics and the residual stream
-are float32, because the unscaled scores and the sum over 24 layers leave the range of float16.
+Precision: linear layers compute in the dtype they were given; scores, norm statistics and the residual stream are
+float32, because the unscaled scores and the sum over 24 layers leave the range of float16.
 """
 
 import math
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configs import Umt5Config
+from ..runtime.pointwise import gelu_tanh
 from .layers import RMSNorm, Walk
 
 
@@ -29,9 +30,12 @@ class Attention(nn.Module):
 
     def forward(self, x_BLd: Tensor, bias_BHLL: Tensor) -> Tensor:
         q, k, v = (
-            project(x_BLd).float().unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project in (self.q, self.k, self.v)
+            project(x_BLd).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in (self.q, self.k, self.v)
         )
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16:  # it has the range, and scores are float32 there
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        else:
+            q, k, v = q.float(), k.float(), v.float()
         out_BHLD = F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BHLL, scale=1.0)
         return self.o(out_BHLD.transpose(1, 2).flatten(2))
 
@@ -46,7 +50,9 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(cfg.dim_ffn, cfg.dim, bias=False)
 
     def forward(self, x_BLd: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x_BLd) * self.gate(x_BLd))
+        gate, _ = self.gate
+        open_BLf, x_BLf = gelu_tanh(gate(x_BLd)), self.fc1(x_BLd)
+        return self.fc2(open_BLf * x_BLf if torch.is_grad_enabled() else open_BLf.mul_(x_BLf))
 
 
 class RelativePositions(nn.Module):

@@ -44,7 +44,9 @@ def attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask: Tensor | Non
     q_BLHD, k_BSHD = q_BLHD.to(dtype), k_BSHD.to(dtype)
     chosen = _chosen.get()
     if mask is not None:
-        return _sdpa(q_BLHD, k_BSHD, v_BSHD, mask.to(dtype) if mask.is_floating_point() else mask)
+        if mask.is_floating_point() and mask.device.type != "cpu":  # the CPU's kernel adds it in float32
+            mask = mask.to(dtype)
+        return _sdpa(q_BLHD, k_BSHD, v_BSHD, mask)
     if chosen is not None and dtype in HALVES:
         return chosen(q_BLHD, k_BSHD, v_BSHD)
     return (_cudnn_first if v_BSHD.is_cuda else _sdpa)(q_BLHD, k_BSHD, v_BSHD)

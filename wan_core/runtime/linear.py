@@ -10,6 +10,24 @@ from ..weights.formats import StoredWeight, decode
 from ..weights.lora_math import Worn, merged
 from .pointwise import gelu_tanh
 
+FEW_ROWS = 256
+"""Up to here a product with the weight on the left is faster on a CPU."""
+
+
+def _cpu_linear() -> Callable | None:
+    """oneDNN's linear layer with what follows it fused in (bias, GELU), where this PyTorch has it."""
+    if not torch.backends.mkldnn.is_available():
+        return None
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+_ON_CPU = _cpu_linear()
+
+
+def _is_fast_on_cpu(x: Tensor) -> bool:
+    """Where oneDNN's bfloat16 products gain by it; they know no autograd."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+
 
 class StoredLinear(nn.Module):
     """A linear layer whose weight stays as the file has it and is decoded for each use.
@@ -44,10 +62,19 @@ class StoredLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` of any float dtype -> ``[..., out_features]`` in the compute dtype."""
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
-        return F.linear(x.to(self.compute_dtype), self.resolved(), bias)
+        x, weight = x.to(self.compute_dtype), self.resolved()
+        if _ON_CPU is None or not _is_fast_on_cpu(x):
+            return F.linear(x, weight, bias)
+        rows = x.flatten(0, -2)
+        if bias is None and len(rows) <= FEW_ROWS:
+            return torch.mm(weight, rows.t()).t().unflatten(0, x.shape[:-1])
+        return _ON_CPU(x, weight, bias, "none", [], "")
 
     def with_gelu(self, x: Tensor) -> Tensor:
         """:meth:`forward`, then GELU in its tanh form; on CUDA inside the matrix product, before it is rounded."""
+        if self.bias is not None and _ON_CPU is not None and _is_fast_on_cpu(x.to(self.compute_dtype)):
+            bias = self.bias.to(self.compute_dtype)
+            return _ON_CPU(x.to(self.compute_dtype), self.resolved(), bias, "gelu", [], "tanh")
         if not x.is_cuda or self.bias is None or torch.is_grad_enabled():
             return gelu_tanh(self(x))
         rows = x.to(self.compute_dtype).flatten(0, -2)

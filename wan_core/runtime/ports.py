@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .memory import ResidencyPlan, WeightSizes, Work, plan_residency, whole_plan
+from .prompt_cache import PromptCache
 from .rates import rates_of
 from .residency import Resident
 
@@ -112,6 +113,8 @@ class Ports:
     check_cancel: CheckCancel = never_cancelled
     notify: Notify = log.info
     progress: Progress = no_progress
+    prompts: PromptCache | None = None
+    """Text encodings that were made before."""
 
     def walk(self, parts: Iterable[nn.Module]) -> Iterable[nn.Module]:
         """A :data:`Walk` that checks for cancel before each part."""

@@ -19,6 +19,7 @@ from ..models.umt5 import Umt5Encoder
 from ..models.vae import WanVAE
 from ..runtime.memory import WeightSizes
 from ..runtime.ports import Compute, Notify
+from ..runtime.prompt_cache import file_identity
 from ..runtime.residency import Resident
 from ..sampling.loras import AddedLora
 from ..text.tokenizer import Tokenizer, load_tokenizer
@@ -72,6 +73,8 @@ class TextEncoderHandle:
     config: Umt5Config
     weights: Resident
     tokenizer: Callable[[], Tokenizer]
+    identity: str = ""
+    """A hash of its file; empty: what it makes is not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +159,8 @@ def load_text_encoder(path: Path, *, compute: Compute, dtype: str = "auto") -> T
         return made
 
     weights = _resident(checkpoint, found, compute, dtype)
-    return TextEncoderHandle(config=found.config, weights=weights, tokenizer=_once(tokenizer))
+    identity = file_identity(checkpoint.files)
+    return TextEncoderHandle(config=found.config, weights=weights, tokenizer=_once(tokenizer), identity=identity)
 
 
 def load_vae(path: Path, *, compute: Compute, dtype: str = "auto") -> VaeHandle:

@@ -7,6 +7,7 @@ from ..errors import InputError
 from ..runtime.finite import check_finite
 from ..runtime.memory import umt5_work
 from ..runtime.ports import Ports
+from ..runtime.prompt_cache import key_of
 from ..runtime.stay import Stay, Stop
 from ..text.clean import clean_prompt, misread
 from ..text.tokenizer import Tokens
@@ -49,13 +50,28 @@ def encode_tokens(encoder: TextEncoderHandle, tokens: Tokens, ports: Ports) -> T
             "not belong together. Use the tokenizer of google/umt5-xxl."
         )
     length = len(tokens.ids)
+    context = torch.zeros(1, TEXT_ROWS, encoder.config.dim)
+    key, kept = _kept(encoder, tokens, ports)
+    if kept is not None:
+        ports.notify("The text encoding is reused: this prompt was encoded before.")
+        context[:, :length] = kept
+        return context
     ids = torch.tensor([tokens.ids], device=encoder.weights.device)
     with Stay([Stop(weights=encoder.weights)], umt5_work(encoder.config, length), ports) as stay:
         hidden = stay.walk_once(ids, torch.ones_like(ids))
     check_finite(hidden, "the text encoding", encoder.weights.name, "Load the text encoder with precision fp32.")
-    context = torch.zeros(1, TEXT_ROWS, encoder.config.dim)
     context[:, :length] = hidden.float().cpu()
+    if key is not None:
+        ports.prompts.put(key, context[0, :length])
     return context
+
+
+def _kept(encoder: TextEncoderHandle, tokens: Tokens, ports: Ports) -> tuple[str | None, Tensor | None]:
+    """The key of a prompt, and what was made of it before; None where nothing is kept."""
+    if ports.prompts is None or not encoder.identity:
+        return None, None
+    key = key_of(encoder.identity, encoder.weights.compute_dtype, encoder.weights.device, tokens.ids)
+    return key, ports.prompts.get(key, len(tokens.ids), encoder.config.dim)
 
 
 def encode_text(encoder: TextEncoderHandle, prompt: str, ports: Ports) -> Tensor:

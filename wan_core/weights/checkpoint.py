@@ -37,8 +37,10 @@ class Checkpoint:
         metadata: dict[str, str],
         get: Callable[[str], Tensor],
         close: Callable[[], None],
+        files: tuple[Path, ...] | None = None,
     ):
         self.path = path
+        self.files = files or (path,)
         self.header = header
         self.metadata = metadata
         self._get = get
@@ -223,7 +225,7 @@ def _open_sharded(index: Path, mapped: bool) -> Checkpoint:
         for file in files.values():
             file.close()
 
-    return Checkpoint(index, tensors, metadata, get, close)
+    return Checkpoint(index, tensors, metadata, get, close, tuple(index.parent / part for part in parts))
 
 
 def _merge(

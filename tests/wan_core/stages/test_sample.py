@@ -182,3 +182,17 @@ def test_parts_that_do_not_fit_are_refused_before_the_first_step(name, parts, er
         run(model, ports=Ports(progress=lambda *_: steps.append(1)), **parts)
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert not steps
+
+
+@pytest.mark.parametrize("rows", [1, 7, 510, 511, 512])
+def test_folding_the_empty_rows_of_the_text_changes_nothing_but_rounding(rows, monkeypatch):
+    model = tiny.model("t2v-1.3b")
+    text = torch.zeros(1, 512, 24)
+    text[:, :rows] = torch.randn(1, rows, 24)
+    seen = []
+    model.high.module.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[4].shape[1]))
+    folded = run(model, positive=Condition(text=text))
+    monkeypatch.setattr("wan_core.stages.sample.folded", lambda text, cfg: (text, None))
+    whole = run(model, positive=Condition(text=text))
+    assert min(rows + 1, 512) in seen and 512 in seen
+    torch.testing.assert_close(folded, whole, atol=1e-4 * whole.abs().max().item(), rtol=0)
