@@ -77,11 +77,12 @@ def comfy(weights: dict[str, Tensor], lora: dict[str, Tensor]) -> Merge:
 
 def peft(weights: dict[str, Tensor], lora: dict[str, Tensor]) -> Merge:
     layer_class = importlib.import_module("peft.tuners.lora").Linear
+    config = importlib.import_module("peft").LoraConfig(r=RANK, lora_alpha=RANK * STRENGTH, init_lora_weights=False)
     layers = []
     for name, weight in weights.items():
         base = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.bfloat16, device="meta")
         base.weight = nn.Parameter(weight.clone(), requires_grad=False)
-        layer = layer_class(base, "default", r=RANK, lora_alpha=RANK * STRENGTH, init_lora_weights=False)
+        layer = layer_class(base, "default", config=config, r=RANK, lora_alpha=RANK * STRENGTH)
         for half in "AB":
             part = getattr(layer, f"lora_{half}")["default"]
             part.weight = nn.Parameter(lora[f"diffusion_model.blocks.0.{name}.lora_{half}.weight"])
