@@ -257,14 +257,15 @@ def dit_work(config: DitConfig, batch: int, tokens: int, passes: int, itemsize: 
     latents = rows * LATENTS_HELD * 4 * max(config.in_dim, config.out_dim) * 4
     rope = tokens * config.head_dim * 4
     text = batch * context * dim * itemsize * 4
+    held = rows * dim * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
 
     def bytes_at(chunk: int, together: bool) -> int:
         part = min(rows, chunk * batch)
         residual = rows * dim * 4 * (passes if together else 1)
         memory = 2 * rows * dim * itemsize
         piece = part * max(dim * 2 + ffn, dim * 4) * itemsize
-        if not fused:
-            piece = max(piece, part * dim * 4 * FLOAT_STEPS)
+        if not fused:  # a norm, its rotation in float32 and the result stand beside each other
+            piece = max(piece, part * dim * (3 * itemsize + 4)) + held
         return residual + memory + piece + latents + rope + text + OVERHEAD
 
     linear = 2 * rows * (6 * dim**2 + 2 * dim * ffn) + 2 * batch * context * 2 * dim**2
@@ -274,8 +275,9 @@ def dit_work(config: DitConfig, batch: int, tokens: int, passes: int, itemsize: 
 
 LATENTS_HELD = 8
 """Latents that a step holds: x, the stacked input and its patches, predictions, the solver's history."""
-FLOAT_STEPS = 5
-"""Float32 tensors of a piece that the unfused norms and rotations hold at once."""
+HELD_BYTES, HELD_UNTIL = 16, 32 * 2**20
+"""What glibc's malloc holds of freed tensors, for each value of the residual stream, where float32 copies come and go
+beside a half type and are smaller than this; larger ones go back to the system (``benchmarks/plan_check.py``)."""
 OVERHEAD = 128 * 2**20
 """Workspaces of libraries, small tensors, and what an allocator rounds up."""
 

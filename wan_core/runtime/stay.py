@@ -24,6 +24,8 @@ from .residency import Changes, Resident
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_RETRIES = 4
+OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+"""Its name since PyTorch 2.5, and before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ class Stay:
             try:
                 return work()
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not (is_out_of_memory(error) or isinstance(error, CapacityError)):  # or a host that cannot place it
                     raise
                 said = str(error).partition("\n")[0][:200]
             self._step_down(said)
@@ -212,7 +214,7 @@ def _dressed(sizes: WeightSizes, stops: Sequence[Stop]) -> WeightSizes:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out; there are several, and one is a plain RuntimeError."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(error, (OUT_OF_MEMORY, MemoryError)):
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and (

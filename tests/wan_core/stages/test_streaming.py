@@ -13,6 +13,7 @@ from wan_core.configs import DitConfig
 from wan_core.errors import CapacityError
 from wan_core.models.dit import WanDiT
 from wan_core.runtime.ports import PlainMemory, Ports
+from wan_core.runtime.stay import Stay
 from wan_core.stages.load import ModelHandle
 from wan_core.stages.sample import Settings, sample
 from wan_core.variants import VARIANTS, Feature
@@ -120,3 +121,48 @@ def test_below_the_floor_the_error_says_what_is_needed_and_nothing_stays(peak):
         gc.collect()
         assert device.live == 0
     assert all(not tensor.is_meta for tensor in model.high.module.parameters())
+
+
+class Misjudged(PlainMemory):
+    """A host that finds no room for what should have fitted whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def place(self, weights, activation_bytes, certain=True):
+        self.asked += 1
+        raise CapacityError("no room for it after all")
+
+
+def test_a_host_that_cannot_place_a_model_after_all_gets_it_streamed():
+    memory = Misjudged()
+    assert torch.equal(run("t2v-1.3b", memory), run("t2v-1.3b", PlainMemory()))
+    assert memory.asked == 1
+
+
+class Breathing(Planned):
+    """A device on which another program takes memory after the first step and gives it back after the second."""
+
+    def __init__(self, sizes):
+        super().__init__(kept=3)
+        self.spare = iter([-2 * sizes.largest, 5 * sizes.largest, 0])
+
+    def free_bytes(self, device):
+        return self.work + next(self.spare)
+
+    def plan(self, weights, sizes, work, budget_bytes):
+        plan = super().plan(weights, sizes, work, budget_bytes)
+        self.work = plan.work_bytes
+        return plan
+
+
+def test_memory_that_others_take_and_give_back_between_steps_moves_blocks_and_changes_no_bit(monkeypatch):
+    model = tiny.model("t2v-1.3b")
+    memory, kept = Breathing(model.high.sizes()), []
+    start_streaming = Stay._start
+    monkeypatch.setattr(
+        Stay, "_start", lambda self, number: (kept.append(len(self.plan.kept)), start_streaming(self, number))
+    )
+    assert torch.equal(run("t2v-1.3b", memory, model=model), run("t2v-1.3b", PlainMemory()))
+    assert kept == [3, 1, 3]
