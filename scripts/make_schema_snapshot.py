@@ -20,7 +20,8 @@ KEPT = ("default", "min", "max", "step", "control_after_generate")
 FILES = "the files of a models folder"
 NO_FILE = {"none", "same"}
 """What stands before the files of a folder; alone where the folder is empty."""
-MODEL_ENDINGS = (".safetensors", ".sft", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
+MODEL_ENDINGS = (".safetensors", ".sft", ".pth", ".pt", ".bin", ".ckpt", ".gguf", "/metadata.csv")
+"""Of models, and of the tables of training data in the input folder."""
 
 
 def describe(object_info: dict) -> dict[str, dict]:

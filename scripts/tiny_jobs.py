@@ -14,6 +14,7 @@ from pathlib import Path
 ROLES = {
     "wan2.2_t2v_lightx2v_": "lora",
     "wan2.2_i2v_lightx2v_": "lora",
+    "Wan21_CausVid_": "lora",
     "wan2.1_t2v_": "t2v",
     "wan2.1_i2v_": "i2v",
     "wan2.1_flf2v_": "flf2v",

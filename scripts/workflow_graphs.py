@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 HUB = "https://huggingface.co"
 COMFY = {"wan2.1": "Wan_2.1_ComfyUI_repackaged", "wan2.2": "Wan_2.2_ComfyUI_Repackaged"}
 LIGHTX2V = f"{HUB}/lightx2v/Wan2.1-Distill-Models/resolve/main"
+KIJAI = f"{HUB}/Kijai/WanVideo_comfy/resolve/main"
 TEXT_ENCODER, CLIP_VISION = "umt5_xxl_fp8_e4m3fn_scaled", "clip_vision_h"
+SAME = "same"
 VAE_21, VAE_22 = "wan_2.1_vae", "wan2.2_vae"
 
 FOX = "A red fox runs through fresh snow at sunrise, the camera follows close behind, soft golden light, film grain"
@@ -29,7 +31,11 @@ class Job:
     folder: str | None = None
     """Where the model is downloaded from, where that is not ComfyUI's own repository."""
     loras: tuple[str, str] | None = None
-    """Of the high-noise and the low-noise expert."""
+    """Of the high-noise and the low-noise expert; ``same`` behind that of a single model."""
+    lora_folder: str | None = None
+    """Where it is downloaded from, as ``folder``."""
+    lora: dict = field(default_factory=dict)
+    """Widgets of the LoRA node besides the files."""
     text_encoder: str = TEXT_ENCODER
     vae: str = VAE_21
     bundled: bool = False
@@ -59,6 +65,11 @@ LORAS_T2V, LORAS_I2V = (
 FOUR_STEPS_PAIR = {
     "steps": 4, "guidance": 1.0, "shift": 5.0, "solver": "euler", "schedule": "simple", "switch_step": 2,
 }  # fmt: skip
+# CausVid as its users set it: strength 0.5 for 4 to 9 steps, or 0.3 for about 12, which keeps more motion; no guidance,
+# shift 7 to 8, unipc. So: weak while motion is made, then as strong as few steps need. (kijai/ComfyUI-WanVideoWrapper
+# issues 576 and 577, deepbeepmeep/Wan2GP issue 260, civitai.com/models/1585622.)
+CAUSVID = {"steps": 8, "guidance": 1.0, "shift": 8.0, "solver": "unipc", "schedule": "simple"}
+CAUSVID_LORA = {"strength": 0.5, "over_steps": "0: 0.6, 2: 1"}
 FOUR_STEPS = {"steps": 4, "guidance": 1.0, "shift": 5.0, "solver": "euler", "schedule": "distill"}
 
 NANO = {
@@ -85,6 +96,13 @@ JOBS: dict[str, Job] = {
     "wan2.1_t2v": Job(model="wan2.1_t2v_1.3B_fp16"),
     "wan2.1_t2v_distilled": Job(
         model="wan2.1_t2v_14b_scaled_fp8_e4m3_lightx2v_4step_comfyui", folder=LIGHTX2V, sampler=FOUR_STEPS
+    ),
+    "wan2.1_t2v_causvid": Job(
+        model="wan2.1_t2v_14B_fp8_scaled",
+        loras=("Wan21_CausVid_14B_T2V_lora_rank32", SAME),
+        lora_folder=KIJAI,
+        lora=CAUSVID_LORA,
+        sampler=CAUSVID,
     ),
     "wan2.1_t2i": Job(model="wan2.1_t2v_14B_fp8_scaled", width=1024, height=1024, frames=1, prompt=PORTRAIT),
     "wan2.1_i2v": Job(model="wan2.1_i2v_480p_14B_fp16", given=START, clip_vision=True, prompt=MOTION),
@@ -114,14 +132,16 @@ def graph(job: Job) -> dict[str, dict]:
         more, wires = _from_text(job)
     nodes["sampler"]["inputs"] |= wires
     if job.loras:
-        more["lora"] = _lora(*job.loras)
+        more["lora"] = _lora(job)
         nodes["sampler"]["inputs"]["model"] = ["lora", 0]
     return nodes | more
 
 
-def _lora(high: str, low: str) -> dict:
-    inputs = {"model": ["model", 0], "lora_name": f"{high}.safetensors", "low_noise_lora": f"{low}.safetensors"}
-    files = [_file("loras", name) for name in (high, low)]
+def _lora(job: Job) -> dict:
+    high, low = job.loras
+    names = {"lora_name": f"{high}.safetensors", "low_noise_lora": low if low == SAME else f"{low}.safetensors"}
+    inputs = {"model": ["model", 0], **names, **job.lora}
+    files = [_file("loras", name, job.lora_folder) for name in job.loras if name != SAME]
     return {"class": "WanCoreLoRA", "at": (0, 7), "room": 80, "inputs": inputs, "files": files}
 
 

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ VIDEOS = {
     ".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".gif": "gif",
 }  # fmt: skip
 """Ending -> the one container that is looked for in such a file: others, such as playlists, can name further files."""
+TABLE = "metadata.csv"
+COLUMNS = (("file_name", "text"), ("video", "prompt"), ("image", "prompt"))
+"""What the columns of file names and captions are called; the pairs that DiffSynth-Studio has had."""
+LISTED = 100
+"""Problems that a refusal lists; the log has all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +53,21 @@ class ClipSize:
     frames: int
 
 
-def open_clips(where: str, size: ClipSize) -> Clips:
+def open_clips(where: str, size: ClipSize, skip_bad: bool = False) -> Clips:
     """A data set.
 
     Args:
         where: a folder with ``metadata.csv`` (``file_name,text``), or ``module:name`` of a callable that takes the
             size and gives :class:`Clips`.
         size: what every clip has to be.
+        skip_bad: go on without the clips of a folder that cannot be used.
 
     Raises:
-        TrainingError: there is no such folder or function, or nothing in it can be used.
+        TrainingError: there is no such folder or function; something in it cannot be used (everything that is wrong is
+            listed), or with ``skip_bad`` nothing can.
     """
     if Path(where).is_dir():
-        return FolderClips(Path(where), size)
+        return FolderClips(Path(where), size, skip_bad)
     module, _, name = where.partition(":")
     if not name:
         raise TrainingError(f"{where} is no folder. Give a folder with metadata.csv, or module:function.")
@@ -88,23 +96,42 @@ class InMemory:
         return self._clips[index]
 
 
-class FolderClips:
-    """Videos and images named in ``metadata.csv``. What cannot be used is listed once, with the reason, and skipped."""
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table: the line it ends on, a file and its caption, and what is wrong with the row itself."""
 
-    def __init__(self, folder: Path, size: ClipSize):
+    line: int
+    name: str
+    text: str
+    wrong: str | None = None
+
+
+class FolderClips:
+    """Videos and images named in ``metadata.csv``. Everything that cannot be used is listed with the reason."""
+
+    def __init__(self, folder: Path, size: ClipSize, skip_bad: bool = False):
+        """
+        Raises:
+            TrainingError: something cannot be used; with ``skip_bad``: nothing can.
+        """
         self.size = size
         self.entries: list[tuple[Path, str]] = []
         self.skipped: list[tuple[str, str]] = []
-        for name, text in _table(folder):
-            reason = _outside(name) or self._reason(folder / name, text)
+        lines: dict[str, int] = {}
+        for row in _rows(folder):
+            first = lines.setdefault(os.path.normpath(row.name), row.line)
+            twice = f"listed twice (line {first} too)" if first != row.line else None
+            reason = row.wrong or _outside(row.name) or twice or self._reason(folder / row.name, row.text)
             if reason:
-                self.skipped.append((name, reason))
+                self.skipped.append((f"{row.name or 'no name'} (line {row.line})", reason))
             else:
-                self.entries.append((folder / name, text))
+                self.entries.append((folder / row.name, row.text))
         for name, reason in self.skipped:
-            log.warning("skipped %s: %s", name, reason)
+            log.warning("%s: %s", name, reason)
+        if self.skipped and not skip_bad:
+            raise TrainingError(_refusal(folder, self.skipped))
         if not self.entries:
-            why = first_few(f"{name}: {reason}" for name, reason in self.skipped) or "metadata.csv lists no file"
+            why = first_few(f"{name}: {reason}" for name, reason in self.skipped) or f"{TABLE} lists no file"
             raise TrainingError(f"{folder} holds no clip that can be used ({why}).")
 
     def __len__(self) -> int:
@@ -119,6 +146,8 @@ class FolderClips:
             return "no caption"
         if path.suffix.lower() not in (*IMAGES, *VIDEOS):
             return f"neither an image nor a video ({path.suffix or 'no ending'})"
+        if not os.path.isfile(path):
+            return "not there"
         try:
             frames = read_frames(path, self.size.frames)
         except TrainingError as error:
@@ -132,21 +161,63 @@ class FolderClips:
         return None
 
 
+def _refusal(folder: Path, wrong: list[tuple[str, str]]) -> str:
+    lines = [f"- {name}: {reason}" for name, reason in wrong[:LISTED]]
+    if len(wrong) > LISTED:
+        lines.append(f"- and {len(wrong) - LISTED} more, which the log lists")
+    return "\n".join(
+        (
+            f"{folder} cannot be trained on as it is; wrong with {len(wrong)} of its clips:",
+            *lines,
+            "Mend them, or go on without these clips: --skip-bad (in ComfyUI: skip_bad).",
+        )
+    )
+
+
 def _outside(name: str) -> str | None:
     path = Path(name)
     return "not inside the folder" if path.is_absolute() or ".." in path.parts else None
 
 
-def _table(folder: Path) -> Sequence[tuple[str, str]]:
-    path = folder / "metadata.csv"
+def _rows(folder: Path) -> Sequence[Row]:
+    """The table's rows.
+
+    Raises:
+        TrainingError: it cannot be read, or has no columns of file names and captions.
+    """
+    path = folder / TABLE
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.reader(file)
+            columns = [name.strip() for name in next(table, [])]
+            rows = [(table.line_num, fields) for fields in table if fields]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TrainingError(f"{path} cannot be read ({error}). It is a UTF-8 table with file_name,text.") from error
-    if rows and not {"file_name", "text"} <= set(rows[0]):
-        raise TrainingError(f"{path} has the columns {', '.join(map(str, rows[0]))}; it needs file_name and text.")
-    return [(row["file_name"] or "", row["text"] or "") for row in rows]
+    pair = next((pair for pair in COLUMNS if set(pair) <= set(columns)), None)
+    if pair is None and columns:
+        raise TrainingError(
+            f"{path} has the columns {', '.join(columns)}; it needs file_name and text, with a comma between them."
+        )
+    return [_row(line, fields, columns, pair) for line, fields in rows]
+
+
+def _row(line: int, fields: list[str], columns: list[str], pair: tuple[str, str]) -> Row:
+    named = dict(zip(columns, fields))
+    wrong = None
+    if len(fields) > len(columns):
+        wrong = f"{len(fields)} fields in {len(columns)} columns; a caption with commas belongs in quotes"
+    name = named.get(pair[0], "").strip()
+    return Row(line=line, name=name, text=named.get(pair[1], ""), wrong=wrong or (None if name else "no file name"))
+
+
+def contents(folder: Path) -> list[tuple[str, str, int]]:
+    """Names, captions and sizes of the files that the table lists, -1 for one that is not there: what tells that a data
+    set has changed, without reading it."""
+    listed = []
+    for row in _rows(folder):
+        path = os.path.join(folder, row.name)
+        listed.append((row.name, row.text, os.path.getsize(path) if os.path.isfile(path) else -1))
+    return listed
 
 
 def read_frames(path: Path, count: int) -> np.ndarray:

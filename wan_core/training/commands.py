@@ -1,28 +1,31 @@
 """What the command line can train: the options of each kind, and how they become a task."""
 
 import argparse
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from ..configs import VaeConfig
-from ..errors import InputError, MismatchError
+from ..errors import InputError
 from ..grid import grid_of
 from ..models.dit import WanDiT
 from ..models.umt5 import Umt5Encoder
 from ..models.vae import WanVAE
-from ..stages.load import ModelHandle, TextEncoderHandle, VaeHandle, load_model, load_text_encoder, load_vae
-from ..variants import LATENT_21, Feature, LatentSpec
+from ..runtime.ports import Compute, Ports
+from ..stages.load import ModelHandle, load_model, load_text_encoder, load_vae
+from ..variants import LATENT_21, LatentSpec
 from ..weights.checkpoint import open_checkpoint
 from ..weights.load import read_raw
 from .clips import Clips, ClipSize, InMemory, open_clips
+from .data_set import DataSet, fingerprint
 from .dit_task import DitSettings, DitTask
 from .flow import SigmaSettings
-from .latents import EncodedClips, encode_clips
+from .lock import locked
 from .loop import LoopSettings, train
-from .lora_task import LoraSettings, LoraTask, add_trained_layers
+from .lora_job import LoraRecipe, check_fit, train_lora
+from .lora_task import LoraSettings
 from .optim import OptimSettings
 from .phases import Phase
 from .show import COMPUTE, Show, ShowSettings, is_image_model
@@ -30,7 +33,6 @@ from .trainable import check_exists, trainable
 from .vae_clip import compile_kernels
 from .vae_task import VaeSettings, VaeTask, init_vae
 
-FINGERPRINT_BYTES = 1 << 20
 NUMBERS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("at least 1", lambda value: value >= 1, ("accumulate", "dim", "rank")),
     ("at least 0", lambda value: value >= 0, ("warmup", "weight_decay", "kl", "seed")),
@@ -55,6 +57,7 @@ def common_options(parser: argparse.ArgumentParser, command: Command) -> None:
     """What every kind of training takes."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: states, loss.png, samples, files")
     parser.add_argument("--data", required=True, help="folder with metadata.csv (file_name,text), or module:function")
+    parser.add_argument("--skip-bad", action="store_true", help="go on without clips of a folder that cannot be used")
     parser.add_argument("--held", help="the same for clips that are only shown and measured (default: --data)")
     parser.add_argument("--size", type=int, nargs=2, default=(64, 64), metavar=("W", "H"), help="pixels")
     parser.add_argument("--frames", type=int, default=17, help="frames of a clip, 4n+1")
@@ -112,9 +115,10 @@ def _size(args: argparse.Namespace, spec: LatentSpec) -> ClipSize:
     return ClipSize(width=args.size[0], height=args.size[1], frames=args.frames)
 
 
-def _open_both(args: argparse.Namespace, size: ClipSize) -> tuple[Clips, Clips]:
-    data = open_clips(args.data, size)
-    return data, open_clips(args.held, size) if args.held else data
+def _open_both(args: argparse.Namespace, size: ClipSize) -> tuple[Clips, Clips | None]:
+    """Clips to learn from, and those that are only shown where there are such."""
+    data = open_clips(args.data, size, args.skip_bad)
+    return data, open_clips(args.held, size, args.skip_bad) if args.held else None
 
 
 def _phases_option(parser: argparse.ArgumentParser, default: list[str]) -> None:
@@ -146,12 +150,14 @@ def run_vae(args: argparse.Namespace) -> list[Path]:
     vae = WanVAE(VaeConfig(dim=args.dim, dec_dim=args.dim))
     init_vae(vae, args.seed)
     settings = VaeSettings(phases=phases, kl=args.kl, bf16=args.precision == "bf16", seed=args.seed)
-    clips, held = (InMemory(clips) for clips in _open_both(args, size))
-    task = VaeTask(vae, clips, held, settings)
+    data, shown = _open_both(args, size)
+    clips = InMemory(data)
+    task = VaeTask(vae, clips, clips if shown is None else InMemory(shown), settings)
     loop, optim = _settings(args, sum(phase.steps for phase in phases))
     chosen = asdict(settings) | {"dim": args.dim, "data": args.data, "size": asdict(size)}
     chosen |= {"held": args.held, "compile": args.compile}  # the held clips set the scale of the exported latents
-    return train(task, args.out, loop, optim, chosen)
+    with locked(args.out):
+        return train(task, args.out, loop, optim, chosen)
 
 
 def _model_options(parser: argparse.ArgumentParser, phases: list[str]) -> None:
@@ -180,32 +186,27 @@ def lora_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=usual.rank)
     parser.add_argument("--alpha", type=float, help="the change is alpha / rank * up @ down (default: as --rank)")
     parser.add_argument("--targets", nargs="+", default=list(usual.targets), help="layers of a block, by their ends")
+    parser.add_argument("--device", default="auto", help="auto: the first CUDA card, or the CPU where there is none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    """The files of a command line, the network to train, and what the run depends on."""
+class _Files:
+    """What a command line names, opened and checked; nothing of it is encoded yet."""
 
-    dit: WanDiT
-    vae: VaeHandle
-    encoder: TextEncoderHandle
+    model: ModelHandle
+    data: DataSet
+    held: Clips | None
     settings: DitSettings
-    held: Clips
-    clips: EncodedClips
-    chosen: dict
 
 
-def _load(
-    args: argparse.Namespace, dtype: str, network: Callable[[ModelHandle], WanDiT], text_is_trained: bool = False
-) -> _Loaded:
-    """Open and check everything that a transformer is trained with; then encode the clips, which takes its time."""
+def _open(args: argparse.Namespace, compute: Compute, dtype: str) -> _Files:
+    """Open and check everything that a transformer is trained with."""
     for option in ("model", "vae", "text_encoder"):
         check_exists(getattr(args, option), f"--{option.replace('_', '-')}")
-    model = load_model(args.model, compute=COMPUTE, dtype=dtype, notify=lambda text: None)
-    vae = load_vae(args.vae, compute=COMPUTE, dtype="fp32")
-    encoder = load_text_encoder(args.text_encoder, compute=COMPUTE, dtype="fp32")
-    _check_fit(model, vae, encoder)
-    dit = network(model)
+    model = load_model(args.model, compute=compute, dtype=dtype, notify=lambda text: None)
+    vae = load_vae(args.vae, compute=compute, dtype="fp32")
+    encoder = load_text_encoder(args.text_encoder, compute=compute, dtype="fp32")
+    check_fit(model, vae, encoder)
     size = _size(args, vae.spec)
     settings = DitSettings(
         phases=_phases(args),
@@ -215,78 +216,74 @@ def _load(
         checkpoint=args.checkpoint,
         seed=args.seed,
     )
-    data, held = _open_both(args, size)
-    table = Path(args.data) / "metadata.csv"
-    source = {"data": args.data, "size": asdict(size), "table": _fingerprint(table) if table.is_file() else None}
-    source["vae"], text_encoder = _fingerprint(args.vae), _fingerprint(args.text_encoder)
-    clips = encode_clips(
-        data,
-        vae,
-        encoder,
-        images=is_image_model(model.variant.dit),
-        rows=not text_is_trained,
-        key=json.dumps(source),
-        text_key=text_encoder,
+    clips, held = _open_both(args, size)
+    data = DataSet(
+        name=args.data,
+        folder=Path(args.data) if Path(args.data).is_dir() else None,
+        clips=clips,
+        size=size,
+        vae=vae,
+        encoder=encoder,
         path=args.cache or args.out / "clips.safetensors",
     )
-    files = {"model": _fingerprint(args.model), "text_encoder": text_encoder, "compile": args.compile}
-    chosen = asdict(settings) | source | files
-    return _Loaded(dit=dit, vae=vae, encoder=encoder, settings=settings, held=held, clips=clips, chosen=chosen)
-
-
-def _train(task: DitTask, args: argparse.Namespace, chosen: dict) -> list[Path]:
-    if args.compile:
-        for block in task.dit.blocks:
-            block.compile()
-    loop, optim = _settings(args, sum(phase.steps for phase in task.settings.phases))
-    return train(task, args.out, loop, optim, chosen)
+    return _Files(model=model, data=data, held=held, settings=settings)
 
 
 def run_dit(args: argparse.Namespace) -> list[Path]:
     """Train a transformer by flow matching, text or image to video; writes dit.safetensors (bf16)."""
-
-    def network(model: ModelHandle) -> WanDiT:
-        return trainable(WanDiT(replace(model.variant.dit, text_len=0)), model.high)
-
-    files = _load(args, "fp32", network, args.train_text_encoder)
+    files = _open(args, COMPUTE, "fp32")
+    data, settings, encoder = files.data, files.settings, files.data.encoder
+    chosen = asdict(settings) | data.source() | {"train_text_encoder": args.train_text_encoder, "compile": args.compile}
+    chosen |= {"model": fingerprint(files.model.name, files.model.high.module), "text_encoder": data.text_key()}
+    dit = trainable(WanDiT(replace(files.model.variant.dit, text_len=0)), files.model.high)
     trained_text = {}
     if args.train_text_encoder:
         trained_text["spiece"] = _spiece(args.text_encoder)
-        trained_text["encoder"] = trainable(Umt5Encoder(files.encoder.config), files.encoder.weights)
-    show = Show(files.vae, files.encoder, files.held, ShowSettings())
-    task = DitTask(files.dit, files.clips, files.settings, show=show, **trained_text)
-    return _train(task, args, files.chosen | {"train_text_encoder": args.train_text_encoder})
+        trained_text["encoder"] = trainable(Umt5Encoder(encoder.config), encoder.weights)
+    with locked(args.out):
+        images = is_image_model(files.model.variant.dit)
+        clips = data.encoded(Ports(), images=images, rows=not args.train_text_encoder)
+        show = Show(data.vae, encoder, files.held or data.clips, ShowSettings())
+        task = DitTask(dit, clips, settings, show=show, **trained_text)
+        if args.compile:
+            for block in dit.blocks:
+                block.compile()
+        loop, optim = _settings(args, sum(phase.steps for phase in settings.phases))
+        return train(task, args.out, loop, optim, chosen)
 
 
 def run_lora(args: argparse.Namespace) -> list[Path]:
     """Train a LoRA on a transformer that stays as it is; writes lora.safetensors (bf16, PEFT names)."""
     alpha = args.rank if args.alpha is None else args.alpha
-    lora = LoraSettings(rank=args.rank, alpha=alpha, targets=tuple(args.targets))
-    files = _load(args, args.precision, lambda model: add_trained_layers(model.high.module, lora, args.seed))
-    facts = asdict(lora) | {"base": args.model.name, "clips": len(files.clips), "settings": asdict(files.settings)}
-    show = Show(files.vae, files.encoder, files.held, ShowSettings(), base=args.model)
-    task = LoraTask(files.dit, files.clips, files.settings, facts=facts, show=show)
-    return _train(task, args, files.chosen | {"lora": asdict(lora)})
+    device = _device(args.device)
+    files = _open(args, Compute(device=device, bf16=True), args.precision)
+    loop, optim = _settings(args, sum(phase.steps for phase in files.settings.phases))
+    recipe = LoraRecipe(
+        lora=LoraSettings(rank=args.rank, alpha=alpha, targets=tuple(args.targets)),
+        dit=files.settings,
+        loop=loop,
+        optim=optim,
+        show=ShowSettings(),
+        held=files.held,
+        compile=args.compile,
+    )
+    return [train_lora(files.model, files.data, args.out, recipe, Ports())]
 
 
-def _check_fit(model: ModelHandle, vae: VaeHandle, encoder: TextEncoderHandle) -> None:
-    """Refuse files that do not belong together, and a model whose inputs the clips cannot give."""
-    config = model.variant.dit
-    if config.out_dim != vae.spec.channels:
-        raise MismatchError(
-            f"{model.name} makes latents of {config.out_dim} channels, {vae.weights.name} has {vae.spec.channels}. "
-            f"Use the {model.variant.latent.vae}."
-        )
-    if config.text_dim != encoder.config.dim:
-        raise MismatchError(
-            f"{model.name} reads text of width {config.text_dim}, {encoder.weights.name} gives {encoder.config.dim}. "
-            "Use the text encoder that the model was trained with."
-        )
-    if Feature.CLIP in model.variant.features:
-        raise InputError(
-            f"{model.name} takes CLIP tokens of a picture, which are not trained here. Use a model without them "
-            "(T2V, or the I2V of Wan 2.2)."
-        )
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if (
+        device is None
+        or device.type not in ("cpu", "cuda")
+        or (device.type == "cuda" and not torch.cuda.is_available())
+    ):
+        raise InputError(f"--device must be auto, cpu or a CUDA card that is there, such as cuda:0; got {name}.")
+    return device
 
 
 def _spiece(path: Path) -> bytes:
@@ -298,15 +295,6 @@ def _spiece(path: Path) -> bytes:
     if beside.is_file():
         return beside.read_bytes()
     raise InputError(f"{path} carries no tokenizer; to train it, put its spiece.model beside it.")
-
-
-def _fingerprint(path: Path) -> str:
-    """What tells one file from another in the settings of a run: its name, its size and both its ends."""
-    with path.open("rb") as file:
-        ends = file.read(FINGERPRINT_BYTES)
-        file.seek(max(0, path.stat().st_size - FINGERPRINT_BYTES))
-        ends += file.read()
-    return f"{path.name} {path.stat().st_size} {hashlib.sha256(ends).hexdigest()[:16]}"
 
 
 COMMANDS: dict[str, Command] = {

@@ -14,6 +14,7 @@ from ..conditioning.known_frames import MASK_CHANNELS
 from ..grid import latent_frames
 from ..models.dit import WanDiT
 from ..models.umt5 import Umt5Encoder
+from ..runtime.ports import CheckCancel, never_cancelled
 from ..weights.keymaps import to_naming
 from .flow import SigmaSettings, draw_sigmas, noised
 from .latents import EncodedClips
@@ -24,6 +25,9 @@ from .text_rows import encode_batch, fold
 
 STRIDE_T = 4
 """Frames a latent frame stands for, in every Wan VAE."""
+
+SAMPLED = "sampled"
+"""Folder of the model files that the newest sample was made with; final names are for what is finished."""
 
 Show = Callable[[list[Path], Path], str | None]
 """Model files and where to put a sample of them (a path without its ending) -> a line for the log."""
@@ -53,9 +57,10 @@ class DitTask:
         encoder: Umt5Encoder | None = None,
         spiece: bytes = b"",
         show: Show | None = None,
+        check_cancel: CheckCancel = never_cancelled,
     ):
         self.dit, self.clips, self.settings = dit, clips, settings
-        self.encoder, self.spiece, self.show = encoder, spiece, show
+        self.encoder, self.spiece, self.show, self.check_cancel = encoder, spiece, show, check_cancel
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         named = {f"dit.{name}": parameter for name, parameter in self.dit.named_parameters()}
@@ -72,10 +77,17 @@ class DitTask:
         sigma = draw_sigmas(phase.batch, cfg.sigma, generator)
         x, t, target = noised(x0, torch.randn(x0.shape, generator=generator), sigma)
         texts = [self._caption(pick, rng) for pick in picks]
-        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.bf16):
-            text, bias = fold(self._rows(texts))
-            velocity = self.dit(self._with_images(x, picks), t, text, text_bias=bias, walk=self._walk)
+        # All of it is drawn on the CPU, so that a step is the same wherever it computes.
+        device = self.device
+        x, t, target = self._with_images(x, picks).to(device), t.to(device), target.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cfg.bf16):
+            text, bias = (part.to(device) for part in fold(self._rows(texts)))
+            velocity = self.dit(x, t, text, text_bias=bias, walk=self._walk)
         return F.mse_loss(velocity.float(), target)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.dit.parameters()).device
 
     def _caption(self, pick: int, rng: np.random.Generator) -> int:
         choices = self.clips.captions[pick]
@@ -99,6 +111,7 @@ class DitTask:
     def _walk(self, blocks):
         """The blocks; with checkpointing, each forgets its inner values and computes them again going back."""
         for block in blocks:
+            self.check_cancel()
             yield _Checkpointed(block) if self.settings.checkpoint else block
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> list[Path]:
@@ -112,7 +125,7 @@ class DitTask:
         return [path, text_path]
 
     def sample(self, weights: Mapping[str, Tensor], path: Path) -> str | None:
-        return None if self.show is None else self.show(self.export(weights, path.parent), path)
+        return None if self.show is None else self.show(self.export(weights, path.parent / SAMPLED), path)
 
 
 class _Checkpointed:

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..models.vae import WanVAE
 from ..runtime.ports import Ports
 from ..stages.load import TextEncoderHandle, VaeHandle
 from ..stages.text import encode_tokens, tokenize
+from ..stages.vae import working_bytes
 from ..text.tokenizer import Tokens
 from .clips import Clips
 from .state import read_safetensors, write_safetensors
@@ -22,7 +25,6 @@ from .vae_task import to_video
 
 log = logging.getLogger(__name__)
 
-PORTS = Ports()
 LOG_SECONDS = 30
 BATCH_PIXELS = 16 * 64 * 64
 """Pixels of a frame in the VAE at once, over all clips of a batch; a larger clip goes alone."""
@@ -57,6 +59,7 @@ def encode_clips(
     key: str,
     text_key: str,
     path: Path,
+    ports: Ports,
 ) -> EncodedClips:
     """Encode a data set; what an earlier run has encoded is read, what it did without is added.
 
@@ -66,16 +69,17 @@ def encode_clips(
         key: names everything that the latents depend on; a file made with another key is made again.
         text_key: names the text encoder; captions encoded with another are encoded again.
         path: the file.
+        ports: the host; told how many clips are encoded.
     """
     tensors, entry = _read(path, key)
     known = {*tensors}
     if "latents" not in tensors:
-        tensors["latents"] = _encode_latents(clips, vae, first_only=False)
+        tensors["latents"] = _encode_latents(clips, vae, ports, first_only=False)
     if images and "images" not in tensors:
-        tensors["images"] = _encode_latents(clips, vae, first_only=True)
+        tensors["images"] = _encode_latents(clips, vae, ports, first_only=True)
     if entry.get("text_key") != text_key:
         texts, captions = _texts(clips)
-        ids = [tokenize(encoder, text, PORTS).ids for text in texts]
+        ids = [tokenize(encoder, text, ports).ids for text in texts]
         entry |= {"text_key": text_key, "ids": ids, "captions": captions}
         known = set()
         tensors.pop("rows", None)
@@ -85,7 +89,7 @@ def encode_clips(
             "Remove the file to encode it again."
         )
     if rows and "rows" not in tensors:
-        tensors["rows"] = torch.cat([_rows(encoder, ids) for ids in entry["ids"]])
+        tensors["rows"] = torch.cat([_rows(encoder, ids, ports) for ids in entry["ids"]])
     if known != {*tensors}:
         write_safetensors(path, tensors, {"clips": json.dumps(entry)})
     lengths = [len(one) for one in entry["ids"]]
@@ -119,23 +123,39 @@ def _texts(clips: Clips) -> tuple[list[str], list[list[int]]]:
     return [*index, ""], captions
 
 
-def _rows(encoder: TextEncoderHandle, ids: list[int]) -> Tensor:
-    return encode_tokens(encoder, Tokens(ids=ids, total=len(ids)), PORTS)[0, : len(ids)]
+def _rows(encoder: TextEncoderHandle, ids: list[int], ports: Ports) -> Tensor:
+    ports.check_cancel()
+    return encode_tokens(encoder, Tokens(ids=ids, total=len(ids)), ports)[0, : len(ids)]
 
 
 @torch.no_grad()
-def _encode_latents(clips: Clips, vae: VaeHandle, first_only: bool) -> Tensor:
-    """All clips, or the first frame of each followed by grey, normalised."""
+def _encode_latents(clips: Clips, vae: VaeHandle, ports: Ports, first_only: bool) -> Tensor:
+    """All clips, or the first frame of each followed by grey, normalised, on the CPU."""
     began = said = time.monotonic()
     latents = []
-    network = vae.weights.module
-    batch = max(1, BATCH_PIXELS // clips[0].frames[0, ..., 0].size)
+    height, width = clips[0].frames.shape[1:3]
+    batch, stride = max(1, BATCH_PIXELS // (height * width)), vae.spec.stride_hw
+    network = ports.memory.place(
+        vae.weights, working_bytes(vae, batch, height // stride, width // stride), certain=False
+    )
     for start in range(0, len(clips), batch):
         video = to_video(np.stack([clips[i].frames for i in range(start, min(start + batch, len(clips)))]))
         if first_only:
             video[:, :, 1:] = 0
-        latents.append(vae.spec.normalise(network.encode(video).float()))
+        latents.append(vae.spec.normalise(_encoded(network, video, vae.weights.where, ports).float().cpu()))
+        ports.progress(start + len(video), len(clips), None)
         if time.monotonic() - said > LOG_SECONDS:
             said = time.monotonic()
             log.info("encoded %d of %d clips in %.0f s", start + len(video), len(clips), said - began)
     return torch.cat(latents)
+
+
+def _encoded(network: WanVAE, video: Tensor, device: torch.device, ports: Ports) -> Tensor:
+    """A batch of clips, run by run: cancel acts between two."""
+
+    def runs() -> Iterator[Tensor]:
+        for frame in video.split(1, dim=2):
+            ports.check_cancel()
+            yield frame.to(device)
+
+    return torch.cat(list(network.encode_stream(runs())), dim=2)

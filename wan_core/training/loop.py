@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError, first_few
+from ..runtime.ports import Ports
 from .curve import draw_curve
 from .optim import Average, Optimizer, OptimSettings, lr_at
 from .state import RunState, load_state, save_state, states
 
 log = logging.getLogger(__name__)
+
+
+Watch = Callable[[list[tuple[int, float]]], None]
+"""Told the points of the loss curve, at each line of the log and at the end."""
 
 
 class Task(Protocol):
@@ -54,13 +59,23 @@ class LoopSettings:
     log_every: int = 50
 
 
-def train(task: Task, folder: Path, loop: LoopSettings, optim: OptimSettings, settings: dict) -> list[Path]:
-    """Train to the end, from the newest state in ``folder`` if there is one.
+def train(
+    task: Task,
+    folder: Path,
+    loop: LoopSettings,
+    optim: OptimSettings,
+    settings: dict,
+    ports: Ports | None = None,
+    watch: Watch = lambda losses: None,
+) -> list[Path]:
+    """Train to the end, from the newest state in ``folder`` if there is one. The caller holds the folder's lock.
 
     Args:
         task: what to train.
         folder: gets states, ``loss.png``, samples and, at the end, the model files.
         settings: everything else that the result depends on; a state made with others is refused.
+        ports: a host's cancel and progress.
+        watch: told the loss curve as it grows.
 
     Returns:
         The model files, made of the averaged weights.
@@ -68,18 +83,24 @@ def train(task: Task, folder: Path, loop: LoopSettings, optim: OptimSettings, se
     Raises:
         TrainingError: the loss is not finite (the last good state is kept), the disk is full, other settings.
     """
+    ports = Ports() if ports is None else ports
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(task, folder, loop, optim, settings | asdict(optim) | {"accumulate": loop.accumulate})
     run.resume()
+    watch(run.losses)
     try:
         while run.step < loop.steps:
-            run.one_step()
-    except KeyboardInterrupt:
-        if not run.saved:
-            run.save()
+            ports.check_cancel()
+            if run.one_step():
+                watch(run.losses)
+            ports.progress(run.step, loop.steps, None)
+    except TrainingError:
+        raise  # a loss that is no number, or a full disk: the states that are there are the good ones
+    except BaseException:
+        run.save_if_whole()  # Ctrl-C, a host's cancel, no memory: go on from here next time
         raise
-    if not run.saved:
-        run.save()
+    run.save_if_whole()
+    draw_curve(run.losses, folder / "loss.png")  # a run that was killed behind its last state has an older one
     return task.export(run.average.values, folder)
 
 
@@ -114,7 +135,7 @@ class _Run:
         self.losses: list[tuple[int, float]] = []
         self.recent: list[float] = []
         self.step, self.seconds, self.last_logged = 0, 0.0, 0
-        self.saved = False
+        self.saved, self.whole = False, True
         self.began = self.last_log = time.monotonic()
 
     def resume(self) -> None:
@@ -140,7 +161,8 @@ class _Run:
         self.losses, self.recent, self.last_logged = state.losses, state.recent, state.step
         log.info("going on from step %d (%.0f s of training behind it)", self.step, self.seconds)
 
-    def one_step(self) -> None:
+    def one_step(self) -> bool:
+        """Take a step; tells whether the curve has a new point."""
         total = 0.0
         for part in range(self.loop.accumulate):
             loss = self.task.loss(self.step, part) / self.loop.accumulate
@@ -150,18 +172,21 @@ class _Run:
         norm = self.optimizer.clip()
         self._check_finite(norm, "gradient")
         with uninterrupted():
+            self.whole = False
             self.optimizer.step(lr_at(self.step, self.loop.steps, self.optim))
             self.average.update(self.parameters, self.step)
             self.step += 1
-            self.saved = False
+            self.saved, self.whole = False, True
         self.recent.append(total)
-        if self._due(self.loop.log_every):
+        logged = self._due(self.loop.log_every)
+        if logged:
             self._log(norm)
         if self._due(self.loop.save_every):
             self.save()
         if self._due(self.loop.sample_every):
             said = self.task.sample(self.average.values, self.folder / f"sample-{self.step:08d}")
             log.info("step %d: %s", self.step, said)
+        return logged
 
     def _check_finite(self, value: float, what: str) -> None:
         if math.isfinite(value):
@@ -169,9 +194,14 @@ class _Run:
         kept = states(self.folder)
         good = f"the last good state is {kept[-1]}" if kept else "no state had been written yet"
         raise TrainingError(
-            f"the {what} became {value} at step {self.step + 1}. Nothing of this step was kept; {good}. Train on in "
-            "another folder with a lower learning rate or fp32, or look at the data."
+            f"the {what} became {value} at step {self.step + 1}. Nothing of this step was kept; {good}. Train anew "
+            "under another name or folder with a lower learning rate or in fp32, or look at the data."
         )
+
+    def save_if_whole(self) -> None:
+        """Write a state where there is none of this step yet and the step is not half taken."""
+        if self.whole and not self.saved:
+            self.save()
 
     def save(self) -> None:
         groups = {

@@ -19,8 +19,11 @@ from .state import write_safetensors
 
 TARGETS = ("q", "k", "v", "o", "ffn.0", "ffn.2")
 """Layers of a block that are changed, by the end of their names."""
+FILE = "lora.safetensors"
 PREFIX = "diffusion_model."
 """How names begin in the files: what ComfyUI, diffusers and kijai's wrapper all read."""
+FACTS = "wan_core_training"
+"""The entry of the metadata that tells how a file was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,6 @@ class LoraTask(DitTask):
         for path, layer in self.layers.items():
             tensors[f"{PREFIX}{path}.lora_A.weight"] = weights[f"{path}.down"].bfloat16()
             tensors[f"{PREFIX}{path}.lora_B.weight"] = (weights[f"{path}.up"] * layer.scale).bfloat16()
-        path = folder / "lora.safetensors"
-        write_safetensors(path, tensors, {"wan_core_training": json.dumps(self.facts)})
+        path = folder / FILE
+        write_safetensors(path, tensors, {FACTS: json.dumps(self.facts)})
         return [path]

@@ -94,7 +94,7 @@ class Optimizer:
             name, key = full.rsplit("/", 1)
             for named, optimizer in self._parts:
                 if name in named:
-                    optimizer.state[named[name]][key] = value.clone()
+                    optimizer.state[named[name]][key] = value.to(named[name].device, copy=True)
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:

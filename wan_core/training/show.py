@@ -1,6 +1,6 @@
 """A sample of a model in training: the files it would leave, along the ordinary path, as a video of several prompts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ..grid import Grid, grid_of
 from ..runtime.ports import Compute, Ports
 from ..sampling.loras import constant
 from ..stages.image import known_latent
-from ..stages.load import TextEncoderHandle, VaeHandle, load_model, load_text_encoder
+from ..stages.load import ModelHandle, TextEncoderHandle, VaeHandle, load_model, load_text_encoder
 from ..stages.lora import add_lora
 from ..stages.sample import Condition, Settings, StartLatent, sample
 from ..stages.text import encode_text
@@ -22,6 +22,7 @@ from .clips import Clips
 from .state import whole_file
 
 COMPUTE = Compute(device=torch.device("cpu"))
+QUIET = Ports(notify=lambda text: None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class ShowSettings:
 
 
 class Show:
-    """Draws samples with whatever files the training has written: a model, or with ``base`` a LoRA on it."""
+    """Draws samples with whatever files the training has written: a model, or a LoRA on ``base``."""
 
     def __init__(
         self,
@@ -44,17 +45,20 @@ class Show:
         encoder: TextEncoderHandle,
         held: Clips,
         settings: ShowSettings,
-        base: Path | None = None,
+        base: ModelHandle | None = None,
+        ports: Ports = QUIET,
     ):
         self.vae, self.encoder, self.held, self.settings, self.base = vae, encoder, held, settings, base
+        self.ports = replace(ports, notify=QUIET.notify, progress=QUIET.progress)
 
     def __call__(self, paths: list[Path], place: Path) -> str:
         encoder = load_text_encoder(paths[1], compute=COMPUTE, dtype="fp32") if len(paths) > 1 else self.encoder
-        model = load_model(self.base or paths[0], compute=COMPUTE, dtype="fp32", notify=lambda text: None)
-        if self.base is not None:
+        if self.base is None:
+            model = load_model(paths[0], compute=COMPUTE, dtype="fp32", notify=QUIET.notify)
+        else:
             full = constant(1.0)
-            model = add_lora(model, paths[0], strength=full, strength_low=full, notify=lambda text: None)
-        ports = Ports(notify=lambda text: None)
+            model = add_lora(self.base, paths[0], strength=full, strength_low=full, notify=QUIET.notify)
+        ports = self.ports
         videos, texts = [], []
         for n in range(self.settings.count):
             clip = self.held[n * len(self.held) // self.settings.count]

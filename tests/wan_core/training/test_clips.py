@@ -1,6 +1,7 @@
 """Training clips from a folder or a function: what is used, what is skipped and why, and what is refused."""
 
 import csv
+import os
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,17 @@ from PIL import Image
 
 from tests.wan_core.training.tiny_run import SCENES
 from wan_core.errors import TrainingError
-from wan_core.training.clips import VIDEOS, ClipSize, FolderClips, InMemory, fit, open_clips, read_frames
+from wan_core.training.clips import (
+    COLUMNS,
+    VIDEOS,
+    ClipSize,
+    FolderClips,
+    InMemory,
+    contents,
+    fit,
+    open_clips,
+    read_frames,
+)
 
 VIDEO = ClipSize(width=32, height=32, frames=5)
 PICTURE = ClipSize(width=32, height=32, frames=1)
@@ -84,18 +95,20 @@ def test_a_file_in_a_folder_of_the_folder_and_a_capital_ending_are_found(tmp_pat
     assert len(open_clips(str(tmp_path), PICTURE)) == 1
 
 
-def test_what_cannot_be_used_is_skipped_and_said_with_the_reason(tmp_path, caplog):
-    write_video(tmp_path / "good.mp4")
-    write_video(tmp_path / "short.mp4", frames=4)
-    write_video(tmp_path / "quiet.mp4")
-    write_image(tmp_path / "picture.png")
-    (tmp_path / "noise.mp4").write_bytes(b"\x00" * 500)
-    (tmp_path / "cut.mp4").write_bytes((tmp_path / "good.mp4").read_bytes()[:300])
-    (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "text.txt").write_text("hello")
-    (tmp_path / "folder.mp4").mkdir()
-    outside = tmp_path.parent / "outside.mp4"
-    outside.write_bytes((tmp_path / "good.mp4").read_bytes())
+def bad_folder(folder: Path) -> dict[str, str]:
+    """A data set in which everything is wrong but good.mp4; what is to be said of each file (an expression)."""
+    write_video(folder / "good.mp4")
+    write_video(folder / "short.mp4", frames=4)
+    write_video(folder / "quiet.mp4")
+    write_video(folder / "bare.mp4")
+    write_image(folder / "picture.png")
+    (folder / "noise.mp4").write_bytes(b"\x00" * 500)
+    (folder / "cut.mp4").write_bytes((folder / "good.mp4").read_bytes()[:300])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.txt").write_text("hello")
+    (folder / "folder.mp4").mkdir()
+    outside = folder.parent / "outside.mp4"
+    outside.write_bytes((folder / "good.mp4").read_bytes())
     wrong = {
         "short.mp4": "4 frames, 5 are needed",
         "quiet.mp4": "no caption",
@@ -104,22 +117,70 @@ def test_what_cannot_be_used_is_skipped_and_said_with_the_reason(tmp_path, caplo
         "cut.mp4": "cannot be read",
         "empty.png": "cannot be read",
         "text.txt": r"neither an image nor a video \(.txt\)",
-        "folder.mp4": "cannot be read",
-        "absent.mp4": "cannot be read",
-        "": "neither an image nor a video",
+        "folder.mp4": "not there",
+        "absent.mp4": "not there",
+        "": "no file name",
         "../outside.mp4": "not inside the folder",
         str(outside): "not inside the folder",
+        "nul\0.mp4": "not there",
+        "x" * 300 + ".mp4": "not there",
     }
     rows = [(name, " " if name == "quiet.mp4" else "a clip") for name in wrong]
-    write_table(tmp_path, [*rows, ("good.mp4", "a clip"), ("good.mp4",)])
-    clips = FolderClips(tmp_path, VIDEO)
+    more = [("bare.mp4",), ("good.mp4", "a clip"), ("./good.mp4", "the same"), ("commas.mp4", "a clip", " of a fox")]
+    write_table(folder, [*rows, *more])
+    return wrong | {
+        "bare.mp4": "no caption",
+        "./good.mp4": rf"listed twice \(line {len(rows) + 3} too\)",
+        "commas.mp4": "3 fields in 2 columns; a caption with commas belongs in quotes",
+    }
+
+
+def test_everything_that_is_wrong_with_a_folder_is_said_at_once(tmp_path, caplog):
+    wrong = bad_folder(tmp_path)
+    with pytest.raises(TrainingError) as caught:
+        FolderClips(tmp_path, VIDEO)
+    first, *lines, last = str(caught.value).splitlines()
+    assert f"wrong with {len(wrong)} of its clips" in first and "--skip-bad" in last
+    assert len(lines) == len(wrong)
+    for number, (line, (name, reason)) in enumerate(zip(lines, wrong.items())):
+        assert line.startswith(f"- {name or 'no name'} (line "), number
+        assert re.search(reason, line), line
+        assert line.removeprefix("- ") in caplog.messages
+
+
+def test_what_cannot_be_used_can_be_left_out(tmp_path):
+    wrong = bad_folder(tmp_path)
+    clips = FolderClips(tmp_path, VIDEO, skip_bad=True)
     assert [path.name for path, _ in clips.entries] == ["good.mp4"]
-    said = dict(clips.skipped)
-    assert said.pop("good.mp4") == "no caption"
-    assert said.keys() == {name for name, _ in rows}
-    for name, reason in said.items():
-        assert re.search(wrong[name], reason), (name, reason)
-        assert f"skipped {name}: {reason}" in caplog.messages
+    assert len(clips.skipped) == len(wrong)
+
+
+def test_a_refusal_lists_a_hundred_and_the_log_all(tmp_path, caplog):
+    write_table(tmp_path, [(f"{n}.png", "noise") for n in range(120)])
+    with pytest.raises(TrainingError, match=r"wrong with 120 of its clips") as caught:
+        FolderClips(tmp_path, PICTURE)
+    assert "- and 20 more, which the log lists" in str(caught.value)
+    assert sum("not there" in line for line in caplog.messages) == 120
+
+
+@pytest.mark.parametrize("columns", [*COLUMNS, ("text", "file_name"), (" file_name", " text ")])
+def test_the_names_that_diffsynth_has_had_for_the_columns_are_read(tmp_path, columns):
+    write_image(tmp_path / "a.png")
+    row = ("noise", "a.png") if columns[0] == "text" else ("a.png", "noise")
+    write_table(tmp_path, [row], columns)
+    assert open_clips(str(tmp_path), PICTURE)[0].captions == ("noise",)
+
+
+def test_a_replaced_file_or_caption_makes_another_data_set_and_a_new_date_does_not(tmp_path):
+    write_image(tmp_path / "a.png")
+    write_table(tmp_path, [("a.png", "noise"), ("b.png", "absent")])
+    first = contents(tmp_path)
+    os.utime(tmp_path / "a.png", (1, 1))
+    assert contents(tmp_path) == first
+    write_image(tmp_path / "a.png", 48, 48)
+    second = contents(tmp_path)
+    write_table(tmp_path, [("a.png", "other"), ("b.png", "absent")])
+    assert first != second != contents(tmp_path) != first
 
 
 def test_pictures_too_small_to_mean_anything_are_skipped(tmp_path):
@@ -131,8 +192,8 @@ def test_pictures_too_small_to_mean_anything_are_skipped(tmp_path):
 
 def test_a_folder_of_which_nothing_can_be_used_is_refused_with_the_reasons(tmp_path):
     write_table(tmp_path, [(f"{n}.png", "noise") for n in range(8)])
-    with pytest.raises(TrainingError, match=r"no clip that can be used \(0\.png: cannot be read.* and 3 more"):
-        open_clips(str(tmp_path), PICTURE)
+    with pytest.raises(TrainingError, match=r"no clip that can be used \(0\.png \(line 2\): not there.* and 3 more"):
+        open_clips(str(tmp_path), PICTURE, skip_bad=True)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_a_command_that_lacks_something_shows_the_usage(command, capsys):
 def test_what_cannot_be_trained_on_is_refused_before_anything_is_done(
     tmp_path, files, capsys, monkeypatch, more, complaint
 ):
-    monkeypatch.setattr(commands, "encode_clips", lambda *_, **__: pytest.fail("encoded"))
+    monkeypatch.setattr(commands.DataSet, "encoded", lambda *_, **__: pytest.fail("encoded"))
     for command in (vae_command(tmp_path / "a", *more), dit_command(tmp_path / "b", files, *more)):
         assert re.search(complaint, says(capsys, command))
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()

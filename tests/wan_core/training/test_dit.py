@@ -22,7 +22,7 @@ from wan_core.training.dit_task import DitSettings, DitTask
 from wan_core.training.flow import SigmaSettings
 from wan_core.training.latents import EncodedClips, encode_clips
 from wan_core.training.phases import Phase
-from wan_core.training.show import COMPUTE
+from wan_core.training.show import COMPUTE, QUIET
 from wan_core.training.text_rows import encode_batch, fold
 from wan_core.variants import LATENT_21
 
@@ -41,7 +41,7 @@ def handles(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoded(handles, tmp_path_factory) -> EncodedClips:
     path = tmp_path_factory.mktemp("clips") / "clips.safetensors"
-    return encode_clips(scenes(SIZE), *handles, images=True, rows=True, key="a", text_key="t", path=path)
+    return encode_clips(scenes(SIZE), *handles, images=True, rows=True, key="a", text_key="t", path=path, ports=QUIET)
 
 
 def task(encoded: EncodedClips, *, drop_text=0.1, images=True, frames=9, batch=3, checkpoint=False, encoder=None):
@@ -172,7 +172,7 @@ def test_the_first_pass_is_made_once_and_again_under_another_key(handles, tmp_pa
     clips, path = Counted(), tmp_path / "clips.safetensors"
 
     def encode(key: str) -> EncodedClips:
-        return encode_clips(clips, *handles, images=True, rows=True, key=key, text_key="t", path=path)
+        return encode_clips(clips, *handles, images=True, rows=True, key=key, text_key="t", path=path, ports=QUIET)
 
     first, made = encode("a"), clips.reads
     assert made
@@ -194,13 +194,13 @@ def test_a_file_that_is_no_first_pass_is_refused_and_left_alone(handles, tmp_pat
         path.write_bytes(content)
     before = path.read_bytes()
     with pytest.raises(TrainingError, match="no encoded clips that can be read"):
-        encode_clips(scenes(SIZE), *handles, images=False, rows=False, key="a", text_key="t", path=path)
+        encode_clips(scenes(SIZE), *handles, images=False, rows=False, key="a", text_key="t", path=path, ports=QUIET)
     assert path.read_bytes() == before
 
 
 def test_a_text_encoder_that_is_trained_is_not_asked_for_rows(handles, tmp_path):
     path = tmp_path / "clips.safetensors"
-    made = encode_clips(scenes(SIZE), *handles, images=False, rows=False, key="a", text_key="t", path=path)
+    made = encode_clips(scenes(SIZE), *handles, images=False, rows=False, key="a", text_key="t", path=path, ports=QUIET)
     assert made.rows is None and made.images is None
     assert len(made) == 6
 
@@ -209,7 +209,7 @@ def test_a_later_run_adds_what_an_earlier_one_did_without(handles, tmp_path):
     clips, path = Counted(), tmp_path / "clips.safetensors"
 
     def encode(text_key: str, **wanted: bool) -> EncodedClips:
-        return encode_clips(clips, *handles, key="a", text_key=text_key, path=path, **wanted)
+        return encode_clips(clips, *handles, key="a", text_key=text_key, path=path, ports=QUIET, **wanted)
 
     bare = encode("t", images=False, rows=False)
     full = encode("t", images=True, rows=True)

@@ -99,6 +99,36 @@ def test_ctrl_c_saves_where_the_run_is(tmp_path):
     assert run(tmp_path)[0].read_bytes() == run(tmp_path / "whole")[0].read_bytes()
 
 
+def test_a_step_that_fails_half_way_through_the_weights_is_not_saved(tmp_path, monkeypatch):
+    """As when memory runs out between two parameters."""
+    update = Average.update
+
+    def failing(self, parameters, step):
+        if step == 4:
+            raise RuntimeError("out of memory")
+        update(self, parameters, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Average, "update", failing)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(tmp_path, steps=6, log_every=0)
+    assert load_state(tmp_path, settings_of(tmp_path)).step == 4
+    assert run(tmp_path)[0].read_bytes() == run(tmp_path / "whole")[0].read_bytes()
+
+
+def test_an_error_between_two_steps_saves_what_was_learned(tmp_path):
+    def loss(step, part):
+        if step == 3:
+            raise RuntimeError("out of memory")
+        return Line.loss(task, step, part)
+
+    task = Line()
+    task.loss = loss
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(tmp_path, task)
+    assert load_state(tmp_path, settings_of(tmp_path)).step == 3
+
+
 def test_the_curve_of_a_run_that_was_broken_off_is_that_of_an_unbroken_one(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Line({3: KeyboardInterrupt}), log_every=2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.wan_core.training.tiny_run import DIT, dit_command, losses, scenes, write_files
+from tests.wan_core.training.tiny_run import DIT, dit_command, lora_command, losses, scenes, write_files
 from wan_core.configs import VaeConfig
 from wan_core.models.dit import WanDiT
 from wan_core.models.vae import WanVAE
@@ -43,19 +43,26 @@ def write_table(folder, rows):
         csv.writer(file).writerows(rows)
 
 
-def test_a_folder_of_videos_is_trained_on_and_what_is_no_video_is_said(tmp_path, files, folder, caplog):
-    command = dit_command(tmp_path / "out", files, "--data", str(folder), "--phases", "5x4x3", "--sample-every", "3")
-    assert program.main(command) == 0
+@pytest.mark.parametrize("command", [dit_command, lora_command])
+def test_a_folder_of_videos_is_trained_on_without_what_is_no_video(tmp_path, files, folder, caplog, capsys, command):
+    caplog.set_level("INFO")
+    told = command(tmp_path / "out", files, "--data", str(folder), "--phases", "5x4x3", "--sample-every", "3")
+    assert program.main(told) == 1
+    assert "- broken.mp4 (line 2): cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert program.main([*told, "--skip-bad"]) == 0
     assert len(losses(tmp_path / "out")) == 3
     assert (tmp_path / "out" / "sample-00000003.mp4").is_file()
-    assert any(line.startswith("skipped broken.mp4: cannot be read") for line in caplog.messages)
+    assert (tmp_path / "out" / "loss.png").is_file()
+    assert any(line.startswith("broken.mp4 (line 2): cannot be read") for line in caplog.messages)
+    assert any(line.startswith("step 2/3  loss") and line.endswith(" left") for line in caplog.messages)
 
 
 def test_other_captions_in_the_same_folder_are_encoded_again(tmp_path, files, folder):
     cache = tmp_path / "cache.safetensors"
 
     def command(out):
-        more = ["--data", str(folder), "--cache", str(cache), "--phases", "5x2x1"]
+        more = ["--skip-bad", "--data", str(folder), "--cache", str(cache), "--phases", "5x2x1"]
         return program.main(dit_command(tmp_path / out, files, *more))
 
     assert command("a") == 0
