@@ -1,8 +1,8 @@
 """What a LoRA costs: rank 64 merged into the ten linear layers of one Wan 14B block in bf16, ours beside others.
 
 ``python3 -m benchmarks.lora_cost [--repeats 7] [--json]`` times, in turns and in one process, ours, ComfyUI's
-``comfy.lora.calculate_weight`` (with ``--comfyui DIR``; its packages have to be there) and PEFT's merge (where ``peft``
-is installed; it is no requirement). Best and median of the repeats, CPU seconds of the whole block.
+``comfy.lora.calculate_weight`` (of ``.comfyui`` or ``--comfyui DIR``; its packages have to be there) and PEFT's merge.
+Best and median of the repeats, seconds of the whole block on the CPU, and our share of the faster of the others.
 """
 
 import argparse
@@ -28,16 +28,23 @@ LAYERS = {**dict.fromkeys(ATTENTION, (DIM, DIM)), "ffn.0": (FFN, DIM), "ffn.2": 
 Merge = Callable[[], list[Tensor]]
 
 
-def tensors() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The block's weights and a LoRA file's content."""
-    generator = torch.Generator().manual_seed(0)
-    weights, lora = {}, {}
+def lora_tensors() -> dict[str, Tensor]:
+    """A LoRA file's content, for every layer of the block."""
+    generator, lora = torch.Generator().manual_seed(0), {}
     for name, (out, into) in LAYERS.items():
-        weights[name] = torch.randn(out, into, generator=generator).mul_(into**-0.5).bfloat16()
         prefix = f"diffusion_model.blocks.0.{name}.lora_"
         lora[f"{prefix}A.weight"] = torch.randn(RANK, into, generator=generator).mul_(into**-0.5).bfloat16()
         lora[f"{prefix}B.weight"] = torch.randn(out, RANK, generator=generator).mul_(0.02).bfloat16()
-    return weights, lora
+    return lora
+
+
+def block_tensors() -> dict[str, Tensor]:
+    """The block's weights."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.randn(out, into, generator=generator).mul_(into**-0.5).bfloat16()
+        for name, (out, into) in LAYERS.items()
+    }
 
 
 def ours(weights: dict[str, Tensor], lora: dict[str, Tensor]) -> Merge:
@@ -100,42 +107,56 @@ def peft(weights: dict[str, Tensor], lora: dict[str, Tensor]) -> Merge:
 
 
 RIVALS = {"ours": ours, "ComfyUI": comfy, "PEFT": peft}
+CHECKOUT = Path(__file__).parents[1] / ".comfyui"
+
+
+def share(rows: dict[str, dict[str, float]]) -> float | None:
+    """Our best time over that of the faster of the others; None where none of them was measured."""
+    others = [row["best"] for name, row in rows.items() if name != "ours"]
+    return rows["ours"]["best"] / min(others) if others else None
+
+
+def timed(merges: dict[str, Merge], repeats: int) -> dict[str, dict[str, float]]:
+    """Best and median seconds of each, in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in merges}
+    for _ in range(repeats):
+        for name, merge in merges.items():
+            began = time.perf_counter()
+            merge()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: {"best": min(values), "median": statistics.median(values)} for name, values in seconds.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--comfyui", type=Path, help="a ComfyUI checkout")
+    parser.add_argument("--comfyui", type=Path, default=CHECKOUT, help="a ComfyUI checkout (default: .comfyui)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     sys.argv = sys.argv[:1]  # ComfyUI reads the command line too
-    if args.comfyui:
-        sys.path.append(str(args.comfyui))
-        sys.argv.append("--cpu")
-    weights, lora = tensors()
+    sys.path.append(str(args.comfyui))
+    sys.argv.append("--cpu")
+    weights, lora = block_tensors(), lora_tensors()
     merges, missing = {}, {}
     for name, make in RIVALS.items():
         try:
             merges[name] = make(weights, lora)
         except ImportError as error:
             missing[name] = str(error)
-    seconds: dict[str, list[float]] = {name: [] for name in merges}
+    first = ATTENTION[0]
     with torch.no_grad():
-        exact = {n: w.double() + STRENGTH * product(lora, n) for n, w in list(weights.items())[:1]}
+        exact = weights[first].double() + STRENGTH * product(lora, first)
         for name, merge in merges.items():
-            error = (merge()[0].double() - exact[ATTENTION[0]]).abs().max().item()
+            error = (merge()[0].double() - exact).abs().max().item()
             print(f"{name}: largest error of one layer against float64 {error:.1e}", file=sys.stderr)
-        for _ in range(args.repeats):
-            for name, merge in merges.items():
-                began = time.perf_counter()
-                merge()
-                seconds[name].append(time.perf_counter() - began)
-    rows = {name: {"best": min(values), "median": statistics.median(values)} for name, values in seconds.items()}
+        rows = timed(merges, args.repeats)
     if args.json:
-        print(json.dumps({"seconds": rows, "missing": missing}))
+        print(json.dumps({"seconds": rows, "share": share(rows), "missing": missing}))
         return
     for name, row in rows.items():
         print(f"{name:8} best {row['best']:.3f} s  median {row['median']:.3f} s")
+    if (part := share(rows)) is not None:
+        print(f"ours takes {part:.2f} of the faster of the others")
     for name, reason in missing.items():
         print(f"{name:8} not measured: {reason}")
 

@@ -101,9 +101,9 @@ class Maker:
                 tensors[f"{name}.alpha"] = torch.tensor(names.alpha)
         return tensors
 
-    def every_layer(self) -> Tensors:
+    def every_layer(self, names: Names = WHOLE) -> Tensors:
         """The layers outside the blocks as well, the convolution at the entrance among them."""
-        return self.low_rank(WHOLE, layers_of(self.cfg) + _OUTSIDE)
+        return self.low_rank(names, layers_of(self.cfg) + _OUTSIDE)
 
     def lightx2v(self) -> Tensors:
         names = ["blocks.0.norm3.diff", "blocks.0.norm3.diff_b", "blocks.1.self_attn.norm_k.diff", f"{Q}.diff_b"]
@@ -172,6 +172,7 @@ class Maker:
 
 OTHERS: dict[str, Callable[[Maker], Tensors]] = {
     "every layer, PEFT": Maker.every_layer,
+    "every layer, diffusers": lambda maker: maker.every_layer(DIFFUSERS),
     "LightX2V (diff, diff_b)": Maker.lightx2v,
     "modulations (diff_m)": Maker.modulations,
     "set_weight": Maker.replacements,

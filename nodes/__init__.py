@@ -9,8 +9,10 @@ from .image import CLIPVisionEncode, ImageToVideo
 from .latent import EmptyLatent, VAEDecode, VAEEncode
 from .loaders import LoadCLIPVision, LoadModel, LoadTextEncoder, LoadVAE
 from .lora import LoRA, LoRAStack
+from .memory import Memory, Plan
 from .sampling import Sampler
 from .text import TextEncode
+from .training import TrainingData, TrainLoRA
 
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
@@ -26,6 +28,10 @@ NODES: list[type[io.ComfyNode]] = [
     VAEDecode,
     LoRA,
     LoRAStack,
+    TrainingData,
+    TrainLoRA,
+    Memory,
+    Plan,
 ]
 
 

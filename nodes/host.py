@@ -7,6 +7,7 @@ import logging
 import time
 import weakref
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -28,8 +29,10 @@ from ..wan_core.runtime.memory import (
     whole_plan,
 )
 from ..wan_core.runtime.ports import Compute, Notify, Ports, Progress, no_progress
+from ..wan_core.runtime.prompt_cache import PromptCache
 from ..wan_core.runtime.rates import rates_of
 from ..wan_core.runtime.residency import Resident
+from ..wan_core.stages.plan import Machine
 from ..wan_core.stages.preview import latent_to_rgb
 from ..wan_core.variants import LATENTS
 from ..wan_core.weights.precision import has_bf16
@@ -80,6 +83,21 @@ def compute(kind: str) -> Compute:
     device = torch.device(getattr(mm, _DEVICES[kind])())
     bf16 = has_bf16(device) if device.type == "cpu" else bool(mm.should_use_bf16(device=device))
     return Compute(device=device, bf16=bf16, mapped=not comfy.utils.DISABLE_MMAP)
+
+
+def input_folder() -> Path:
+    """Where users put what workflows read."""
+    return Path(folder_paths.get_input_directory())
+
+
+def output_folder() -> Path:
+    """Where workflows write."""
+    return Path(folder_paths.get_output_directory())
+
+
+def first_folder(kind: str) -> Path:
+    """The folder of a kind of model files in which new ones are made."""
+    return Path(folder_paths.get_folder_paths(kind)[0])
 
 
 class HostModel:
@@ -210,7 +228,7 @@ def device_budget(device: torch.device) -> int:
     """What a run may take: all that is free, or is when every model that the host has loaded there makes room, less
     the host's reserve (``--reserve-vram``)."""
     loaded = sum(one.model_loaded_memory() for one in mm.current_loaded_models if one.device == device)
-    return int(mm.get_free_memory(device) + loaded - mm.extra_reserved_memory())
+    return max(0, int(mm.get_free_memory(device) + loaded - mm.extra_reserved_memory()))
 
 
 def _notify_running_node(sentence: str) -> None:
@@ -234,7 +252,14 @@ def host_ports(notify: Notify = _notify_running_node, progress: Progress = no_pr
         check_cancel=mm.throw_exception_if_processing_interrupted,
         notify=notify,
         progress=progress,
+        prompts=kept_prompts(),
     )
+
+
+@lru_cache(maxsize=1)
+def kept_prompts() -> PromptCache:
+    """Text encodings, in the host's user folder: they outlive a restart."""
+    return PromptCache(Path(folder_paths.get_user_directory()) / "wan_core" / "prompts")
 
 
 class NodeRun:
@@ -245,6 +270,9 @@ class NodeRun:
         self.notices: list[str] = []
         self._began = time.monotonic()
         self._bar: comfy.utils.ProgressBar | None = None
+        self._before = 0
+        self.picture: Image.Image | None = None
+        """Shown beside the bar where there is no latent to show."""
         self.ports = host_ports(notify=self.notify, progress=self.progress)
 
     def notify(self, sentence: str) -> None:
@@ -256,14 +284,17 @@ class NodeRun:
         self._show(self.notices)
 
     def progress(self, done: int, total: int, x0: torch.Tensor | None) -> None:
-        """The host's progress bar and the time left, with a still preview where there is a latent to show."""
+        """The host's progress bar and the time left, with a still preview where there is something to show.
+
+        Work that goes on from an earlier run begins with more than 1 done.
+        """
         if self._bar is None:
-            self._bar = comfy.utils.ProgressBar(total)
-        preview = None
+            self._bar, self._before = comfy.utils.ProgressBar(total), done - 1
+        preview = None if self.picture is None else ("JPEG", self.picture, PREVIEW_SIZE)
         if x0 is not None and x0.shape[1] in LATENTS:
             preview = ("JPEG", Image.fromarray(latent_to_rgb(x0, LATENTS[x0.shape[1]])), PREVIEW_SIZE)
         self._bar.update_absolute(done, total, preview)
-        left_s = (time.monotonic() - self._began) / done * (total - done)
+        left_s = (time.monotonic() - self._began) / (done - self._before) * (total - done)
         self._show([*self.notices, f"{done} of {total}, {_duration(left_s)} left"] if done < total else self.notices)
 
     def _show(self, lines: list[str]) -> None:
@@ -279,3 +310,14 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"about {max(1, round(seconds))} s"
     return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def machine() -> Machine:
+    """What a plan of a run asks of this machine."""
+    return Machine(
+        memory=HostMemory(),
+        budget_of=lambda device: None if mm.is_device_cpu(device) else device_budget(device),
+        rates_of=rates_of,
+        host_bytes=int(mm.get_total_memory(torch.device("cpu"))),
+        mapped=not comfy.utils.DISABLE_MMAP,
+    )

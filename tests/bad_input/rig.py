@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_core.errors import CapacityError, WanError
+from wan_core.runtime.memory import CHUNKS
 from wan_core.runtime.ports import PlainMemory, Ports
 
 from .pack import Run
@@ -48,10 +49,11 @@ class Verdict:
     problems: tuple[str, ...]
 
 
-class Rig:
+class Rig(PlainMemory):
     """A scratch folder, and ports that note what is asked of the host."""
 
     def __init__(self, folder: Path):
+        super().__init__()
         self.folder = folder
         self.canary = folder / "canary"
         self.notices: list[str] = []
@@ -68,7 +70,14 @@ class Rig:
         if activation_bytes > self.memory_bytes:
             raise CapacityError(f"{weights.name} needs {activation_bytes} bytes. Use fewer frames or a smaller size.")
         self.placed += 1
-        return PlainMemory().place(weights, activation_bytes, **more)
+        return super().place(weights, activation_bytes, **more)
+
+    def plan(self, weights, sizes, work, budget_bytes):
+        """As a host's memory: refuses what cannot fit however it is cut."""
+        least = work.bytes_at(CHUNKS[-1], False)
+        if least > self.memory_bytes:
+            raise CapacityError(f"{weights[0].name} needs {least} bytes. Use fewer frames or a smaller size.")
+        return super().plan(weights, sizes, work, budget_bytes)
 
     def write(self, name: str, content: bytes) -> Path:
         path = self.folder / name

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -42,13 +43,14 @@ def attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask: Tensor | Non
     """
     dtype = v_BSHD.dtype
     q_BLHD, k_BSHD = q_BLHD.to(dtype), k_BSHD.to(dtype)
-    chosen = _chosen.get()
     if mask is not None:
         if mask.is_floating_point() and mask.device.type != "cpu":  # the CPU's kernel adds it in float32
             mask = mask.to(dtype)
         return _sdpa(q_BLHD, k_BSHD, v_BSHD, mask)
-    if chosen is not None and dtype in HALVES:
-        return chosen(q_BLHD, k_BSHD, v_BSHD)
+    return (_chosen.get() or _auto)(q_BLHD, k_BSHD, v_BSHD)
+
+
+def _auto(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
     return (_cudnn_first if v_BSHD.is_cuda else _sdpa)(q_BLHD, k_BSHD, v_BSHD)
 
 
@@ -71,13 +73,18 @@ def _cudnn_first(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
 
 
 def _flash(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
+    out = _flash_function()(q_BLHD, k_BSHD, v_BSHD)
+    return out[0] if isinstance(out, tuple) else out
+
+
+@lru_cache(maxsize=1)
+def _flash_function() -> Callable:
     """FlashAttention 3 where it is built (``flash_attn_interface``), else 2."""
-    if find_spec("flash_attn_interface") is not None:
+    if _is_installed("flash_attn_interface"):
         from flash_attn_interface import flash_attn_func
     else:
         from flash_attn import flash_attn_func
-    out = flash_attn_func(q_BLHD, k_BSHD, v_BSHD)
-    return out[0] if isinstance(out, tuple) else out
+    return flash_attn_func
 
 
 def _xformers(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
@@ -93,16 +100,24 @@ def _sage(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
     return sageattn(q_BLHD, k_BSHD, v_BSHD, tensor_layout="NHD")
 
 
+def _is_installed(package: str) -> bool:
+    """Whether a package could be imported; it is not."""
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # another pack has put a stand-in of that name in its place
+        return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """A way to compute attention, and the packages of which one has to be there."""
+    """A way to compute attention, and the packages of which one has to be there; none: PyTorch's own, not checked."""
 
     attend: Attend
     packages: tuple[str, ...] = ()
 
     @property
     def is_here(self) -> bool:
-        return not self.packages or any(find_spec(name) is not None for name in self.packages)
+        return not self.packages or any(_is_installed(name) for name in self.packages)
 
 
 BACKENDS: dict[str, Backend] = {
@@ -120,40 +135,59 @@ def available_backends() -> list[str]:
 
 
 class _Checked:
-    """A backend that has to agree with PyTorch before it is used, once for each dtype, head dim and device."""
+    """A backend in one run. For each dtype, head dim and device it has to agree with PyTorch before it is used."""
 
     def __init__(self, name: str, notify: Callable[[str], None]):
-        self.name, self.notify = name, notify
+        self.name, self.notify, self._told = name, notify, False
 
     def __call__(self, q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
         known = (self.name, v_BSHD.dtype, v_BSHD.shape[-1], v_BSHD.device)
-        if known not in _trusted:
-            problem = self._problem(q_BLHD, k_BSHD, v_BSHD)
-            _trusted[known] = problem is None
-            if problem is not None:
-                self.notify(
-                    f"The attention backend '{self.name}' is not used: {problem}. PyTorch's own does it: the result is "
-                    "exact, and takes longer where the backend would have been faster."
-                )
-        if _trusted[known]:
-            return BACKENDS[self.name].attend(q_BLHD, k_BSHD, v_BSHD)
-        return (_cudnn_first if v_BSHD.is_cuda else _sdpa)(q_BLHD, k_BSHD, v_BSHD)
+        if known not in _problems:
+            self._judge(known, q_BLHD, k_BSHD, v_BSHD)
+        if known in _problems and _problems[known] is None:
+            out = self._try(known, q_BLHD, k_BSHD, v_BSHD)
+            if out is not None:
+                return out
+        if known in _problems and not self._told:
+            self._told = True
+            self.notify(
+                f"The attention backend '{self.name}' is not used: {_problems[known]}. PyTorch's own does it: the "
+                "result is exact, and takes longer where the backend would have been faster."
+            )
+        return _auto(q_BLHD, k_BSHD, v_BSHD)
 
-    def _problem(self, q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> str | None:
-        """Why it cannot be trusted, or None."""
-        few = q_BLHD[:, :CHECK_QUERIES].contiguous()
-        try:
-            got = BACKENDS[self.name].attend(few, k_BSHD, v_BSHD)
-        except Exception as error:  # noqa: BLE001 - whatever another package raises
-            return f"it failed here ({type(error).__name__}: {str(error)[:120]})"
+    def _judge(self, known: tuple, q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> None:
+        """Compare it with PyTorch on some of the queries. Numbers that are not finite say nothing of a backend."""
+        if v_BSHD.dtype not in HALVES:
+            _problems[known] = f"it takes float16 and bfloat16, and this computes in {str(v_BSHD.dtype)[6:]}"
+            return
+        few = q_BLHD[:, :CHECK_QUERIES]
         wanted = _sdpa(few, k_BSHD, v_BSHD)
-        if got.shape != wanted.shape or not bool(got.isfinite().all()):
-            return "its result is not finite, or has another shape"
-        error = ((got.float() - wanted.float()).norm() / wanted.float().norm()).item()
-        return None if error <= TOLERANCE else f"it is off by {error:.1%} on this model's own numbers"
+        got = self._try(known, few, k_BSHD, v_BSHD) if bool(wanted.isfinite().all()) else None
+        if got is None:
+            return
+        if got.shape != wanted.shape or got.dtype != wanted.dtype or not bool(got.isfinite().all()):
+            _problems[known] = "its result is not finite, or has another shape or type"
+            return
+        size = wanted.float().norm().clamp_min(torch.finfo(torch.float32).tiny)
+        error = ((got.float() - wanted.float()).norm() / size).item()
+        _problems[known] = None if error <= TOLERANCE else f"it is off by {error:.1%} on this model's own numbers"
+
+    def _try(self, known: tuple, q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor | None:
+        """What it gives, or None after it failed; memory that runs out is the run's business and passes through."""
+        try:
+            return BACKENDS[self.name].attend(q_BLHD, k_BSHD, v_BSHD)
+        except Exception as error:
+            from .stay import is_out_of_memory  # here, as models import this file and nothing of residency
+
+            if is_out_of_memory(error):
+                raise
+            _problems[known] = f"it failed here ({type(error).__name__}: {str(error)[:120]})"
+            return None
 
 
-_trusted: dict[tuple, bool] = {}
+_problems: dict[tuple, str | None] = {}
+"""Why a backend is not trusted with a dtype, head dim and device, for as long as the process lives; None: it is."""
 _chosen: ContextVar[Attend | None] = ContextVar("wan_core_attention", default=None)
 
 
@@ -166,7 +200,7 @@ def using(name: str, notify: Callable[[str], None] = log.info) -> Iterator[None]
     attend: Attend | None = None
     if name != AUTO:
         if name in BACKENDS and BACKENDS[name].is_here:
-            attend = _Checked(name, notify)
+            attend = _Checked(name, notify) if BACKENDS[name].packages else BACKENDS[name].attend
         else:
             notify(f"The attention backend '{name}' is not installed; there are {', '.join(available_backends())}.")
     token = _chosen.set(attend)

@@ -8,12 +8,13 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import WanError
@@ -28,6 +29,8 @@ EDGE_BYTES = 2**20
 SCHEME = "1"
 """Raised when the same tokens no longer give the same numbers."""
 ENDING = ".safetensors"
+OURS = re.compile(r"[0-9a-f]{64}(\.safetensors|\.\d+\.part)")
+"""Names of the files that are counted and removed: kept ones, and those that a killed process was writing."""
 
 
 def file_identity(files: Iterable[Path]) -> str:
@@ -62,9 +65,9 @@ class PromptCache:
     def get(self, key: str, rows: int, width: int) -> Tensor | None:
         """``[rows, width]`` float32 on the CPU, or None where it is not there."""
         found = self._held.get(key)
-        if found is None:
-            found = self._read(key)
         if found is None or tuple(found.shape) != (rows, width):
+            found = self._read(key, (rows, width))
+        if found is None:
             return None
         self._hold(key, found)
         return found.clone()
@@ -79,7 +82,7 @@ class PromptCache:
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            save_file({"rows": rows_Nd}, part)
+            part.write_bytes(save({"rows": rows_Nd}))  # the library's own writer hides that a disk is full
             os.replace(part, path)
             self._trim()
         except OSError as error:
@@ -93,29 +96,35 @@ class PromptCache:
         while sum(one.nbytes for one in self._held.values()) > self._memory_bytes and len(self._held) > 1:
             self._held.popitem(last=False)
 
-    def _read(self, key: str) -> Tensor | None:
+    def _read(self, key: str, shape: tuple[int, int]) -> Tensor | None:
+        """The rows of a file, where it is what it should be; its values are read only when its header says so."""
         path = None if self._folder is None else self._folder / f"{key}{ENDING}"
         try:
             if path is None or not path.is_file():
                 return None
             with open_checkpoint(path, mapped=False) as checkpoint:
                 info = checkpoint.header.get("rows")
-                if info is None or info.dtype is not torch.float32 or len(info.shape) != 2:
+                if info is None or info.dtype is not torch.float32 or info.shape != shape:
                     return None
                 rows = checkpoint.get("rows")
-            if not bool(rows.isfinite().all()):
-                return None
-            os.utime(path)
-            return rows
         except (WanError, OSError) as error:
             log.info("a kept text encoding cannot be read and is made again (%s)", error)
             return None
+        if not bool(rows.isfinite().all()):
+            return None
+        with contextlib.suppress(OSError):  # a folder that may only be read still serves
+            os.utime(path)
+        return rows
 
     def _trim(self) -> None:
-        """Take the files that were not used for longest, until the rest fits."""
-        files = sorted((file.stat().st_mtime_ns, file.stat().st_size, file) for file in self._folder.glob(f"*{ENDING}"))
+        """Take the files that were not used for longest, until the rest fits. Another process may do the same now."""
+        files = []
+        for file in self._folder.iterdir():
+            with contextlib.suppress(OSError):
+                if OURS.fullmatch(file.name) and file.is_file():
+                    files.append((file.stat().st_mtime_ns, file.stat().st_size, file))
         total = sum(size for _, size, _ in files)
-        for _, size, file in files[:-1]:
+        for _, size, file in sorted(files)[:-1]:
             if total <= self._disk_bytes:
                 break
             file.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ import torch
 
 from .memory import Rates
 
-SIDE = {"cpu": 768, "cuda": 8192}
+SIDE = {"cpu": 768, "cuda": 4096}
 COPY_BYTES = 128 * 2**20
 REPEATS = 4
 UNKNOWN = Rates(matmul=2e13, attention=1.5e13, link=1.2e10)
@@ -19,6 +19,13 @@ def rates_of(device: torch.device, dtype: torch.dtype) -> Rates:
     """Measured on the device with random numbers; some 50 ms the first time, then remembered."""
     if device.type not in SIDE:
         return UNKNOWN
+    try:
+        return _measured(device, dtype)
+    except torch.cuda.OutOfMemoryError:  # a card that is full is planned for all the same
+        return UNKNOWN
+
+
+def _measured(device: torch.device, dtype: torch.dtype) -> Rates:
     side = SIDE[device.type]
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     matmul = 2 * side**3 / _seconds(lambda: a @ b, device)

@@ -5,7 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -218,9 +218,8 @@ class Fit:
     def only(self, blocks: frozenset[int]) -> "Fit":
         """The same with the changes of some transformer blocks alone."""
         inside = [change for change in self.changes if _block(change) in blocks]
-        outside = [name for change in self.changes if _block(change) not in blocks for name in change.names.values()]
-        ignored = self.ignored | ({OUTSIDE: outside} if outside else {})
-        return replace(self, changes=tuple(inside), ignored=ignored)
+        left = [name for change in self.changes if _block(change) not in blocks for name in change.names.values()]
+        return replace(self, changes=tuple(inside), ignored=self.ignored | _unused({OUTSIDE: left}, inside))
 
     @property
     def applied(self) -> int:
@@ -263,6 +262,7 @@ def fit(file: LoraFile, shapes: Shapes, side: str | None, model_name: str) -> Fi
                 applied.append(change)
             else:
                 ignored[reason] += change.names.values()
+    ignored = defaultdict(list, _unused(ignored, applied))
     if file.unknown:
         ignored[NOT_WAN] += file.unknown
     for name, reason in file.broken:
@@ -270,6 +270,18 @@ def fit(file: LoraFile, shapes: Shapes, side: str | None, model_name: str) -> Fi
     if not applied:
         raise MismatchError(_nothing_applies(file, shapes, ignored, model_name))
     return Fit(file=file, changes=tuple(applied), ignored=dict(ignored))
+
+
+def _unused(groups: Mapping[str, Sequence[str]], applied: Sequence[Change]) -> dict[str, list[str]]:
+    """The names that no applied change uses, each once: two changes may share a tensor (a weight's and its bias's)."""
+    seen = {name for change in applied for name in change.names.values()}
+    found: dict[str, list[str]] = defaultdict(list)
+    for reason, names in groups.items():
+        for name in names:
+            if name not in seen:
+                found[reason].append(name)
+                seen.add(name)
+    return dict(found)
 
 
 def _block(change: Change) -> int | None:
@@ -336,15 +348,22 @@ def _why_not(file: LoraFile, change: Change, shapes: Shapes) -> str | None:
 
 
 def _fits(parts: Mapping[str, TensorInfo], kind: str, wanted: tuple[int, ...]) -> bool:
-    """Whether the tensors of a change make one of the wanted shape; tried on shapes without data."""
-    if "alpha" in parts and math.prod(parts["alpha"].shape) != 1:
+    """Whether the tensors of a change make one of the wanted shape."""
+    return _makes(tuple((role, info.shape) for role, info in parts.items()), kind, wanted)
+
+
+@lru_cache(maxsize=4096)
+def _makes(parts: tuple[tuple[str, tuple[int, ...]], ...], kind: str, wanted: tuple[int, ...]) -> bool:
+    """The same of (role, shape), tried on shapes without data; once for all layers of the same sizes."""
+    shapes = dict(parts)
+    if math.prod(shapes.pop("alpha", ())) != 1:
         return False
     # No side of a good file is longer than the weight's longest: the work stays in proportion to the weight.
-    if any(side > max(wanted, default=1) for info in parts.values() for side in info.shape):
+    if any(side > max(wanted, default=1) for shape in shapes.values() for side in shape):
         return False
     try:
         with torch.device("meta"):
-            made = {role: torch.empty(info.shape) for role, info in parts.items() if role != "alpha"}
+            made = {role: torch.empty(shape) for role, shape in shapes.items()}
             return tuple(KINDS[kind].added(torch.empty(wanted), made, 1.0).shape) == wanted
     except (RuntimeError, ValueError, IndexError):
         return False

@@ -3,7 +3,6 @@
 import json
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
+from tests.lora_rows import BROKEN, HIGH, LOW, NEXT, OURS, RIGHT, SMALL, WRONG, Q, pair
 from wan_core.errors import MismatchError, ModelFileError
 from wan_core.stages.load import dit_shapes
 from wan_core.weights import lora
@@ -23,8 +23,6 @@ GOLDEN = load_file(PATH)
 with safe_open(PATH, "pt") as file:
     STRENGTH = json.loads(file.metadata()["config"])["strength"]
 BASE = {name.removeprefix("base."): t for name, t in GOLDEN.items() if name.startswith("base.")}
-Q = "blocks.0.self_attn.q"
-NEXT, WIDE = "diffusion_model.blocks.1.self_attn.q", "diffusion_model.blocks.1.ffn.0"
 CPU = torch.device("cpu")
 
 
@@ -65,175 +63,6 @@ def test_recorded_files_give_the_recorded_weights_and_change_nothing_else(form, 
         torch.testing.assert_close(merged(BASE[name], changes), wanted[name], atol=1e-5, rtol=0)
 
 
-# --- files made right and wrong --------------------------------------------------------------------------------------
-
-
-def pair(module: str, out: int = 48, into: int = 48, ends=(".lora_B.weight", ".lora_A.weight"), rank: int = 2):
-    return {module + ends[0]: torch.randn(out, rank), module + ends[1]: torch.randn(rank, into)}
-
-
-def kohya(module: str, **more):
-    tensors = pair(module, ends=(".lora_up.weight", ".lora_down.weight"), **more)
-    return {**tensors, f"{module}.alpha": torch.tensor(1.0)}
-
-
-def cast(tensors, dtype):
-    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
-
-
-def only(tensors, ending: str):
-    return {name: tensor for name, tensor in tensors.items() if name.endswith(ending)}
-
-
-OURS = pair(f"diffusion_model.{Q}")
-CLIP = {
-    **pair("diffusion_model.blocks.0.cross_attn.k_img"), **pair("diffusion_model.blocks.2.cross_attn.v_img"),
-    "diffusion_model.blocks.0.cross_attn.norm_k_img.diff": torch.randn(48),
-    "diffusion_model.img_emb.proj.1.diff_b": torch.randn(32),
-}  # fmt: skip
-HIGH, LOW = pair("transformer.blocks.0.attn1.to_q"), pair("transformer_2.blocks.0.attn1.to_q")
-LOHA = {f"hada_w{n}_{part}": (48, 2) if part == "a" else (2, 48) for n in "12" for part in "ab"}
-SDXL = {
-    **kohya("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_k"),
-    **kohya("lora_te1_text_model_encoder_layers_0_mlp_fc1"),
-}
-FLUX = {
-    **pair("transformer.single_transformer_blocks.0.attn.to_q"), **pair("transformer.transformer_blocks.0.attn.to_k"),
-}  # fmt: skip
-SMALL, IMAGE = "t2v-1.3b", "i2v-14b-480p"
-INT = "it is stored as torch.int8"
-NO_UP, NO_DOWN = "its upper half (lora_up) is missing", "its lower half (lora_down) is missing"
-REST, TWICE = "the rest of it is missing", "another name means the same tensor"
-SHAPE, RESIZED = lora.OTHER_SHAPE, "it changes the size of the tensor, which is not supported"
-
-
-def named(module: str, parts) -> dict[str, torch.Tensor]:
-    return {f"{module}.{role}": torch.randn(shape) for role, shape in parts.items()}
-
-
-@dataclass
-class Row:
-    """A file, and what must be said of it: how many tensors apply and how many do not by reason, or the refusal."""
-
-    id: str
-    tensors: dict
-    applied: int = 0
-    ignored: dict = field(default_factory=dict)
-    error: type | None = None
-    words: tuple = ()
-    model: str = SMALL
-    side: str | None = None
-
-
-def taken(id, tensors, applied, ignored=None, **more):
-    return Row(id, tensors, applied, ignored or {}, **more)
-
-
-def refused(id, tensors, error, *words, **more):
-    return Row(id, tensors, error=error, words=words, **more)
-
-
-RIGHT = [
-    taken("kohya", kohya("lora_unet_blocks_0_self_attn_q"), 3),
-    taken("fun", kohya("lora_unet__blocks_2_ffn_0", out=64), 3),
-    taken("peft", OURS, 2),
-    taken("peft with adapter name",
-          pair(f"base_model.model.{Q}", ends=(".lora_B.default.weight", ".lora_A.default.weight")), 2),
-    taken("diffusers", HIGH, 2),
-    taken("diffsynth", pair("pipe.dit.blocks.1.ffn.2", into=64), 2),
-    taken("no prefix", pair("head.head", out=64), 2),
-    taken("lycoris loha", named("lycoris_blocks_0_self_attn_q", LOHA), 4),
-    taken("dora", {**OURS, f"diffusion_model.{Q}.dora_scale": torch.randn(48, 1)}, 3),
-    taken("magnitude", {**OURS, f"diffusion_model.{Q}.lora_magnitude_vector": torch.randn(48)}, 3),
-    taken("bias of up", {**OURS, f"diffusion_model.{Q}.lora_B.bias": torch.randn(48)}, 3),
-    taken("lokr", named("lora_unet_blocks_0_self_attn_q", {
-        "lokr_w1": (4, 4), "lokr_w2_a": (12, 2), "lokr_w2_b": (2, 12)}), 3),
-    taken("lokr with a core on the convolution", named("lora_unet_patch_embedding", {
-        "lokr_w1": (4, 4), "lokr_w2_a": (2, 12), "lokr_w2_b": (2, 4), "lokr_t2": (2, 2, 1, 2, 2)}), 4),
-    taken("convolution", named("diffusion_model.patch_embedding", {
-        "lora_B.weight": (48, 2, 1, 1, 1), "lora_A.weight": (2, 16, 1, 2, 2)}), 2),
-    taken("differences of all kinds", {
-        "diffusion_model.blocks.0.norm3.diff": torch.randn(48),
-        "diffusion_model.blocks.0.norm3.diff_b": torch.randn(48),
-        "diffusion_model.blocks.0.diff_m": torch.randn(1, 6, 48), "diffusion_model.head.diff_m": torch.randn(1, 2, 48),
-        "diffusion_model.blocks.0.self_attn.norm_q.w_norm": torch.randn(48),
-        "diffusion_model.time_projection.1.set_weight": torch.randn(288, 48)}, 6),
-    taken("two dialects", {
-        **kohya("lora_unet_blocks_0_self_attn_q"), **pair("diffusion_model.blocks.1.ffn.2", into=64)}, 5),
-    taken("one module in two dialects", {
-        **only(OURS, "B.weight"), **only(kohya("lora_unet_blocks_0_self_attn_q"), "down.weight")}, 2),
-    taken("bf16", cast(OURS, torch.bfloat16), 2),
-    taken("fp16", cast(OURS, torch.float16), 2),
-    taken("fp8", cast(OURS, torch.float8_e4m3fn), 2),
-    taken("alpha as a whole number", {**OURS, f"diffusion_model.{Q}.alpha": torch.tensor(4)}, 3),
-    taken("clip keys on their model", CLIP, 6, model=IMAGE),
-    taken("clip keys elsewhere", {**OURS, **CLIP}, 2, {lora.NO_CLIP: 6}),
-    taken("no side on high", OURS, 2, model="t2v-a14b", side="high"),
-    taken("no side on low", OURS, 2, model="t2v-a14b", side="low"),
-    taken("both sides on a single model", {**HIGH, **LOW}, 2, {lora.OTHER_SIDE: 2}),
-    taken("both sides on high", {**HIGH, **LOW}, 2, {lora.OTHER_SIDE: 2}, model="t2v-a14b", side="high"),
-    taken("both sides on low", {**HIGH, **LOW}, 2, {lora.OTHER_SIDE: 2}, model="t2v-a14b", side="low"),
-    taken("low alone on low", LOW, 2, model="t2v-a14b", side="low"),
-]  # fmt: skip
-WRONG = [
-    taken("upper halves gone", {**OURS, **only(pair(NEXT), "A.weight")}, 2, {NO_UP: 1}),
-    taken("lower halves gone", {**OURS, **only(pair(NEXT), "B.weight")}, 2, {NO_DOWN: 1}),
-    taken("alpha alone", {**OURS, f"{WIDE}.alpha": torch.tensor(1.0)}, 2, {REST: 1}),
-    taken("part of a loha", {**OURS, "lora_unet_blocks_1_self_attn_q.hada_w1_a": torch.randn(48, 2)}, 2, {REST: 1}),
-    taken("half a lokr", {
-        **OURS, **named("lora_unet_blocks_1_self_attn_q", {"lokr_w1": (4, 4), "lokr_w2_a": (12, 2)})}, 2, {REST: 2}),
-    taken("whole numbers", {**OURS, **cast(pair(NEXT), torch.int8)}, 2, {INT: 2}),
-    taken("blocks beyond the model", {**OURS, **pair("diffusion_model.blocks.3.self_attn.q")}, 2, {lora.NOT_THERE: 2}),
-    taken("other names between", {**OURS, "logit_scale": torch.ones(1)}, 2, {lora.NOT_WAN: 1}),
-    taken("the same under two names", {**OURS, **kohya("lora_unet_blocks_0_self_attn_q")}, 3, {TWICE: 2}),
-    taken("the same in two namings", {**HIGH, **pair(f"transformer.{Q}")}, 2, {TWICE: 2}),
-    taken("36 channels on 16", {**OURS, **named("diffusion_model.patch_embedding", {
-        "lora_B.weight": (48, 2, 1, 1, 1), "lora_A.weight": (2, 36, 1, 2, 2)})}, 2, {lora.OTHER_INPUTS: 2}),
-    taken("16 channels on 36", {**OURS, "diffusion_model.patch_embedding.diff": torch.randn(48, 16, 1, 2, 2)}, 2,
-          {lora.OTHER_INPUTS: 1}, model="i2v-a14b", side="high"),
-    taken("reshaped", {**OURS, "diffusion_model.patch_embedding.reshape_weight": torch.tensor([48, 36, 1, 2, 2]),
-                       **named("diffusion_model.patch_embedding", {
-                           "lora_up.weight": (48, 2), "lora_down.weight": (2, 144)})},
-          2, {RESIZED: 3}),
-    taken("one tensor of another width", {**OURS, **pair(WIDE, out=72)}, 2, {SHAPE: 2}),
-    taken("transposed", {**OURS, **pair(WIDE, out=48, into=64)}, 2, {SHAPE: 2}),
-    taken("a transposed difference", {**OURS, f"{WIDE}.diff": torch.randn(48, 64)}, 2,
-          {SHAPE: 1}),
-    taken("ranks that differ", {**OURS, f"{WIDE}.lora_up.weight": torch.randn(64, 3),
-                                f"{WIDE}.lora_down.weight": torch.randn(2, 48)}, 2, {SHAPE: 2}),
-    taken("halves without dimensions", {**OURS, f"{WIDE}.lora_up.weight": torch.tensor(1.0),
-                                        f"{WIDE}.lora_down.weight": torch.tensor(1.0)}, 2, {SHAPE: 2}),
-    taken("alpha of two values", {**OURS, **pair(NEXT),
-                                  f"{NEXT}.alpha": torch.ones(2)}, 2, {SHAPE: 3}),
-    taken("dora of another length", {**OURS, **pair(NEXT),
-                                     f"{NEXT}.dora_scale": torch.ones(47, 1)}, 2, {SHAPE: 3}),
-    refused("only upper halves", only(OURS, "B.weight"), MismatchError, "none of its 1 tensors", NO_DOWN),
-    refused("sdxl", SDXL, ModelFileError, "SDXL", "not of a Wan transformer", "Choose a Wan LoRA"),
-    refused("flux", FLUX, ModelFileError, "Flux", "Choose a Wan LoRA"),
-    refused("flux with its last layer", {**FLUX, **pair("transformer.proj_out", out=64, into=3072)}, MismatchError,
-            "none of its 6 tensors", lora.NOT_WAN),
-    refused("hunyuan", pair("diffusion_model.double_blocks.0.img_attn_qkv"), ModelFileError, "Hunyuan"),
-    refused("sd3", pair("diffusion_model.joint_blocks.0.x_block.attn.qkv"), ModelFileError, "Stable Diffusion 3"),
-    refused("ltx", pair("diffusion_model.transformer_blocks.0.attn1.to_q"), ModelFileError, "LTX"),
-    refused("text encoder", pair("text_encoder.encoder.block.0.layer.0.SelfAttention.q"), ModelFileError,
-            "text encoder"),
-    refused("vace", pair("diffusion_model.vace_blocks.0.self_attn.q"), ModelFileError, "VACE"),
-    refused("animate", pair("diffusion_model.face_adapter.fuser_blocks.0.linear1_q"), ModelFileError, "Animate"),
-    refused("a model", {f"{Q}.weight": torch.randn(48, 48)}, ModelFileError, "holds no LoRA", f"{Q}.weight"),
-    refused("no names at all", {"x": torch.randn(2)}, ModelFileError, "holds no LoRA", "begin with x"),
-    refused("nothing but whole numbers", cast(OURS, torch.int8), ModelFileError, "holds no LoRA"),
-    refused("another width", pair(f"diffusion_model.{Q}", 64, 64), MismatchError, "model 64 wide", "is 48 wide"),
-    refused("1.3B", pair(f"diffusion_model.{Q}", 1536, 1536, rank=1), MismatchError, "made for a 1.3B;"),
-    refused("5B", {f"diffusion_model.{Q}.diff": torch.zeros(3072, 1)}, MismatchError, "made for a 5B;"),
-    refused("14B image", {**pair(f"diffusion_model.{Q}", 5120, 5120, rank=1), **CLIP}, MismatchError,
-            "14B image-to-video or first-last-frame model of Wan 2.1", f"6 {lora.NO_CLIP}"),
-    refused("only clip keys", CLIP, MismatchError, f"6 {lora.NO_CLIP}"),
-    refused("all blocks beyond", pair("diffusion_model.blocks.30.self_attn.q"), MismatchError, lora.NOT_THERE),
-    refused("low alone on a single model", LOW, MismatchError, lora.OTHER_SIDE),
-    refused("low alone on high", LOW, MismatchError, lora.OTHER_SIDE, model="t2v-a14b", side="high"),
-]  # fmt: skip
-
-
 def test_the_table_is_as_long_as_it_should_be():
     assert len(RIGHT) + len(WRONG) >= 30 and len(WRONG) >= 12
     assert len({row.id for row in (*RIGHT, *WRONG)}) == len(RIGHT) + len(WRONG)
@@ -268,6 +97,31 @@ def test_a_file_of_which_nothing_applies_is_refused_by_what_it_is(row, tmp_path)
     if row.error is MismatchError:
         causes = said.split("applies to the model", 1)[1]
         assert sum(int(n) for n in re.findall(r"(?:\(|; )(\d+) ", causes.split("). ")[0])) == len(row.tensors), said
+
+
+@pytest.mark.parametrize(
+    ("module", "shapes", "ignored"),
+    [
+        (NEXT, {"up": (48, 2), "down": (2, 48), "bias": (47,)}, {lora.OTHER_SHAPE: 1}),
+        (NEXT, {"up": (40, 2), "down": (2, 48), "bias": (48,)}, {lora.OTHER_SHAPE: 1}),
+        (NEXT.replace("s.1.", "s.7."), {"up": (48, 2), "down": (2, 48), "bias": (48,)}, {lora.NOT_THERE: 3}),
+        ("diffusion_model.patch_embedding", {"up": (48, 2), "down": (2, 9), "bias": (47,)},
+         {lora.OTHER_INPUTS: 1, lora.OTHER_SHAPE: 2}),
+    ],
+)  # fmt: skip
+def test_a_tensor_that_two_changes_share_is_counted_once(module, shapes, ignored, tmp_path):
+    """The bias of PEFT's upper half is scaled by that half's rank, so both changes name it."""
+    ends = {"up": "lora_B.weight", "down": "lora_A.weight", "bias": "lora_B.bias"}
+    more = {f"{module}.{ends[role]}": torch.randn(shape) for role, shape in shapes.items()}
+    found = fit(opened({**OURS, **more}, tmp_path), shapes_of(SMALL), None, "m")
+    assert complete(found)
+    assert {reason: len(names) for reason, names in found.ignored.items()} == ignored
+
+
+def test_blocks_that_are_left_out_count_a_shared_tensor_once(tmp_path):
+    more = pair(NEXT) | {f"{NEXT}.lora_B.bias": torch.randn(48)}
+    found = fit(opened({**OURS, **more}, tmp_path), shapes_of(SMALL), None, "m").only(frozenset({0}))
+    assert complete(found) and found.applied == 2 and len(found.ignored[lora.OUTSIDE]) == 3
 
 
 def test_each_expert_takes_the_tensors_of_its_own_prefix(tmp_path):
@@ -313,23 +167,12 @@ def test_a_tensor_is_read_from_disk_once(tmp_path):
     assert all(torch.equal(first[role], second[role]) for role in ("up", "down"))
 
 
-BROKEN = {
-    "cut in the data": (lambda raw: raw[:-100], "cut"),
-    "cut in the header": (lambda raw: raw[:40], "cut"),
-    "empty": (lambda raw: b"", "empty"),
-    "with bytes behind it": (lambda raw: raw + b"x", "trailing"),
-    "a web page": (lambda raw: b"<!DOCTYPE html><html></html>", "web page"),
-    "a pointer": (lambda raw: b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
-}
-
-
-@pytest.mark.parametrize("damage", BROKEN)
-def test_a_damaged_file_is_refused_in_a_sentence(damage, tmp_path):
-    change, word = BROKEN[damage]
-    save_file(OURS, tmp_path / "a.safetensors")
+@pytest.mark.parametrize("row", BROKEN, ids=lambda row: row.id)
+def test_a_damaged_file_is_refused_in_a_sentence(row, tmp_path):
+    save_file(row.tensors, tmp_path / "a.safetensors")
     path = tmp_path / "b.safetensors"
-    path.write_bytes(change((tmp_path / "a.safetensors").read_bytes()))
-    with pytest.raises(ModelFileError, match=word) as caught:
+    path.write_bytes(row.damage((tmp_path / "a.safetensors").read_bytes()))
+    with pytest.raises(ModelFileError, match=row.words[0]) as caught:
         open_lora(path)
     assert "b.safetensors" in str(caught.value)
 
