@@ -48,6 +48,8 @@ def load(*names: str) -> list[ModuleType]:
         _module(name, __path__=[str(folder)])
     sys.modules[f"{PACK}.wan_core"] = wan_core
     for info in pkgutil.walk_packages(wan_core.__path__, "wan_core."):
+        if info.name.endswith("_triton"):  # imported where a card needs it, and no CPU has what it imports
+            continue
         sys.modules[f"{PACK}.{info.name}"] = importlib.import_module(info.name)
     cpu = Compute(device=torch.device("cpu"))
     _module(f"{PACK}.nodes.host", NodeRun=Run, host_ports=lambda: Run.ports, compute=lambda kind: cpu, NONE="none")

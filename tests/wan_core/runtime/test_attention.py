@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from tests.conftest import ROOT
 from wan_core.runtime import attention as module
 from wan_core.runtime.attention import AUTO, CHECK_QUERIES, Backend, attention, available_backends, using
+from wan_core.runtime.stay import OUT_OF_MEMORY
 
 HERE = ("json",)
 """A package that every Python has: fake backends count as installed, and not as PyTorch's own."""
@@ -130,9 +131,9 @@ def test_a_backend_that_raises_is_left_for_good_whenever_it_does(offer, fails_fr
 
 @pytest.mark.parametrize("fails_from", [1, 2])
 def test_memory_that_runs_out_goes_to_the_run_and_is_not_held_against_the_backend(offer, fails_from):
-    fake, (q, k, v) = offer(Fake(fails_from=fails_from, error=torch.OutOfMemoryError("CUDA out of memory"))), qkv()
+    fake, (q, k, v) = offer(Fake(fails_from=fails_from, error=OUT_OF_MEMORY("CUDA out of memory"))), qkv()
     with using("fake", pytest.fail):
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(OUT_OF_MEMORY):
             attention(q, k, v)
         fake.fails_from, before = None, len(fake.calls)
         attention(q, k, v)
