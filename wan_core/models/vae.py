@@ -6,6 +6,10 @@ the official ones. Shape letters: B batch, C channels, T frames, H height, W wid
 The network is causal in time: the first frame stands alone, each later latent frame covers 4 frames. A run of frames
 needs of its past only the last 1 or 2 input frames of each convolution over time, so a clip of any length passes
 through run by run and memory does not grow with it.
+
+It is local too, but for the attention in the middle: of a wide picture the layers before it (encoder) or after it
+(decoder) can be computed part by part, each with what it sees beyond its edges, and the numbers are the same. So a
+picture of any size needs no more memory than one part of it, and no seam has to be blended away.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,15 +22,18 @@ from torch import Tensor, nn
 from ..configs import VaeConfig
 from .vae_layers import (
     AttentionBlock,
+    Box,
     CausalConv3d,
     ConvCache,
     DownLevel,
     Downsample,
     ResidualBlock,
     RMSNorm,
+    Span,
     UpLevel,
     Upsample,
-    norm_silu,
+    needs,
+    run_local,
 )
 
 
@@ -91,6 +98,38 @@ class WanVAE(nn.Module):
     def _decode_run(self, z: Tensor, cache: ConvCache) -> Tensor:
         return unpatchify(self.decoder(self.conv2(z.to(self.conv2.weight.dtype)), cache), self.config.patch)
 
+    # In parts. Boxes are rectangles of the latent grid; each part of a clip has a cache of its own, the joined side one.
+
+    def pixels_of(self, box: Box) -> Box:
+        """The pixels that :meth:`encode_part` has to see for ``box``."""
+        return needs(self.encoder.local, box)[0].times(self.config.patch)
+
+    @torch.no_grad()
+    def encode_part(self, x_B3tHW: Tensor, cache: ConvCache, box: Box) -> Tensor:
+        """A run of frames, cut to :meth:`pixels_of` ``box`` -> its features there, ``[B, C, 1, rows, cols]``."""
+        x = patchify(x_B3tHW.to(self.conv1.weight.dtype), self.config.patch)
+        layers = self.encoder.local
+        return run_local(layers, x, cache, needs(layers, box)[0], box)
+
+    @torch.no_grad()
+    def encode_joined(self, features_BCthw: Tensor, cache: ConvCache) -> Tensor:
+        """Features of a whole picture -> mu ``[B, z, 1, h, w]``."""
+        moments = self.conv1(self.encoder.joined(features_BCthw, cache))
+        return moments[:, : self.config.z_dim].clone()
+
+    @torch.no_grad()
+    def decode_joined(self, z_BCthw: Tensor, cache: ConvCache) -> Tensor:
+        """A latent frame -> the features of a whole picture, which :meth:`decode_part` takes in parts."""
+        return self.decoder.joined(self.conv2(z_BCthw.to(self.conv2.weight.dtype)), cache)
+
+    @torch.no_grad()
+    def decode_part(self, features_BCthw: Tensor, cache: ConvCache, box: Box) -> Tensor:
+        """Features -> the pixels of ``box``, ``[B, 3, n, rows * stride, cols * stride]``."""
+        layers = self.decoder.local
+        want = box.times(self.config.stride_hw // self.config.patch)
+        need = needs(layers, want)[0]
+        return unpatchify(run_local(layers, need.of(features_BCthw), cache, need, want), self.config.patch)
+
 
 class Encoder(nn.Module):
     """One run of (patched) pixels -> ``2 * z_dim`` channels at the latent grid."""
@@ -111,13 +150,23 @@ class Encoder(nn.Module):
                 layers = [DownLevel(layers, dim_out, 1 + temporal, 1 + shrinks)]
             self.downsamples.extend(layers)
         self.middle = _middle(widths[-1])
-        self.head = _head(widths[-1], 2 * config.z_dim)
+        self.head = Head(widths[-1], 2 * config.z_dim)
+
+    @property
+    def local(self) -> list[nn.Module]:
+        """What sees only its surroundings."""
+        return [self.conv1, *self.downsamples]
 
     def forward(self, x: Tensor, cache: ConvCache) -> Tensor:
-        x = self.conv1(x, cache)
-        for layer in (*self.downsamples, *self.middle):
+        for layer in self.local:
             x = layer(x, cache)
-        return self.head["2"](norm_silu(x, self.head["0"]), cache)
+        return self.joined(x, cache)
+
+    def joined(self, x: Tensor, cache: ConvCache) -> Tensor:
+        """Everything from the attention on, which sees the whole picture."""
+        for layer in (*self.middle, self.head):
+            x = layer(x, cache)
+        return x
 
 
 class Decoder(nn.Module):
@@ -141,21 +190,44 @@ class Decoder(nn.Module):
             if config.shortcuts:
                 layers = [UpLevel(layers, dim_out, 1 + temporal, 1 + grows)]
             self.upsamples.extend(layers)
-        self.head = _head(dim, 3 * config.patch**2)
+        self.head = Head(dim, 3 * config.patch**2)
+
+    @property
+    def local(self) -> list[nn.Module]:
+        """What sees only its surroundings."""
+        return [*self.upsamples, self.head]
 
     def forward(self, z: Tensor, cache: ConvCache) -> Tensor:
-        x = self.conv1(z, cache)
-        for layer in (*self.middle, *self.upsamples):
+        x = self.joined(z, cache)
+        for layer in self.local:
             x = layer(x, cache)
-        return self.head["2"](norm_silu(x, self.head["0"]), cache)
+        return x
+
+    def joined(self, z: Tensor, cache: ConvCache) -> Tensor:
+        """Everything up to the attention, which sees the whole picture, and one block after it."""
+        for layer in (self.conv1, *self.middle):
+            z = layer(z, cache)
+        return z
+
+
+class Head(nn.ModuleDict):
+    """The last norm and convolution."""
+
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__({"0": RMSNorm(dim_in), "2": CausalConv3d(dim_in, dim_out)})
+
+    def before(self, span: Span) -> Span:
+        return self["2"].before(span)
+
+    def after(self, span: Span) -> Span:
+        return span
+
+    def forward(self, x: Tensor, cache: ConvCache) -> Tensor:
+        return self["2"](x, cache, self["0"])
 
 
 def _middle(dim: int) -> nn.ModuleList:
     return nn.ModuleList([ResidualBlock(dim, dim), AttentionBlock(dim), ResidualBlock(dim, dim)])
-
-
-def _head(dim_in: int, dim_out: int) -> nn.ModuleDict:
-    return nn.ModuleDict({"0": RMSNorm(dim_in), "2": CausalConv3d(dim_in, dim_out)})
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:

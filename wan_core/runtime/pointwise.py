@@ -66,6 +66,19 @@ def rms_rotate(
     return _run("rms_rotate", q_BLd, arguments, out_dtype)
 
 
+def rms_silu(x_BCTHW: Tensor, gamma: Tensor, out_BCTHW: Tensor) -> None:
+    """``silu(x / |x| * sqrt(C) * gamma)`` into ``out``, with ``|x|`` over the channels; an empty pixel stays 0.
+
+    Both have their channels last in memory; ``gamma`` holds one value a channel.
+    """
+    wide = torch.promote_types(x_BCTHW.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(x_BCTHW, dim=1, keepdim=True, dtype=wide).clamp_min_(1e-12)
+    # The clamp keeps an all-zero pixel at 0 in float16, where sqrt(C) / 1e-12 would be infinite and 0 * inf NaN.
+    scale = (x_BCTHW.shape[1] ** 0.5 / norm).clamp_max_(torch.finfo(x_BCTHW.dtype).max).to(x_BCTHW.dtype)
+    torch.mul(x_BCTHW, scale, out=out_BCTHW)
+    F.silu(out_BCTHW.mul_(gamma), inplace=True)
+
+
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU in its tanh form. Without autograd ``x`` itself, changed."""
     if torch.is_grad_enabled():

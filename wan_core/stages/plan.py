@@ -24,9 +24,9 @@ from ..weights.checkpoint import PICKLE_SUFFIXES
 from . import sample
 from .load import ClipVisionHandle, ModelHandle, TextEncoderHandle, VaeHandle
 from .plan_report import RunPlan, StagePlan
-from .plan_vae import decode_flops, encode_flops
 from .text import TEXT_ROWS
-from .vae import check_channels, working_bytes
+from .vae import check_channels
+from .vae_work import choices, choose, decode_flops, encode_flops
 
 PROMPTS = 2
 """The positive and the negative one."""
@@ -88,10 +88,10 @@ def plan_run(
     if parts.clip_vision is not None and Feature.CLIP in variant.features:
         stages.append(_clip_vision(parts.clip_vision, machine))
     if parts.vae is not None and _needs_encode(variant, start):
-        stages.append(_vae("VAE encode", encode_flops, parts.vae, start, machine))
+        stages.append(_vae("encode", parts.vae, start, machine))
     stages.append(_sampler(parts.model, start, plan, machine))
     if parts.vae is not None:
-        stages.append(_vae("VAE decode", decode_flops, parts.vae, start, machine))
+        stages.append(_vae("decode", parts.vae, start, machine))
     return RunPlan(
         title=variant.title,
         files=tuple(weights.name for weights in _all_weights(parts)),
@@ -279,28 +279,31 @@ def _lora_bytes(loras: Sequence[AddedLora], side: str, count: int) -> list[int]:
     return found
 
 
-def _vae(name: str, flops: Callable, vae: VaeHandle, start: sample.StartLatent, machine: Machine) -> StagePlan:
-    """Weights whole on the device, and one latent frame after another."""
+def _vae(direction: str, vae: VaeHandle, start: sample.StartLatent, machine: Machine) -> StagePlan:
+    """Weights whole on the device, and one latent frame after another, whole or in parts."""
     batch, _, frames, height, width = start.samples.shape
     weights = vae.weights
     rates = machine.rates_of(weights.device, weights.compute_dtype)
     budget = machine.budget_of(weights.device)
-    work = working_bytes(vae, batch, height, width)
-    peak = weights.sizes().total + work
+    kept = weights.sizes().total
+    found = choices(direction, vae.config, batch, height, width, weights.compute_dtype.itemsize)
+    split = choose(found, kept, budget)
+    flops = decode_flops if direction == "decode" else encode_flops
+    flops = flops(vae.config, frames, height, width) * split.macs / found[0].macs
     share = CONVOLUTION.get(weights.device.type, CONVOLUTION["cuda"])
     stage = StagePlan(
-        name=name,
+        name=f"VAE {direction}",
         files=(weights.name,),
         device=str(weights.device),
         on_card=budget is not None,
         weight_bytes=weights.size_bytes(),
-        work_bytes=work,
-        peak_bytes=peak,
+        work_bytes=split.bytes,
+        peak_bytes=kept + split.bytes,
         budget_bytes=machine.host_bytes if budget is None else budget,
         host_mapped_bytes=0,
         host_private_bytes=0,
-        placement=AT_HOME if budget is None else "All weights on the device, one latent frame at a time.",
-        seconds=batch * flops(vae.config, frames, height, width) / (share * rates.matmul),
+        placement=AT_HOME if budget is None else f"All weights on the device, the picture {split.grid}.",
+        seconds=batch * flops / (share * rates.matmul),
     )
     return _in_host(stage, machine, streams=False)
 

@@ -21,7 +21,7 @@ from wan_core.sampling.loras import constant
 from wan_core.stages import load, plan, sample, vae
 from wan_core.stages.lora import add_lora
 from wan_core.stages.plan_picture import BAR, MARGIN, ROOM, ROW, WEIGHTS, WIDTH, WORK, plan_image
-from wan_core.stages.plan_vae import decode_flops, encode_flops
+from wan_core.stages.vae_work import decode_flops, encode_flops
 from wan_core.weights.checkpoint import Checkpoint
 
 CPU = torch.device("cpu")
