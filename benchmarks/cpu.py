@@ -8,7 +8,7 @@ to beat, the median over turns of the ratio within a turn; where the machine was
 verdict says so. Outputs are first compared with ours in float32: a row whose
 outputs disagree is void. ``floor`` are the matrix products and attentions alone. ``--profile`` shows where time goes.
 
-Rows: C1 small transformers (overhead), C2 the 1.3B transformer, C3 one 14B block, C7 umT5, C8 import, C9 load plan,
+Rows: C1 small transformers (overhead), C2 the 1.3B transformer, C3 one 14B block, C4 the VAE, C7 umT5, C8 import, C9 load plan,
 C10 streaming on a simulated clock (``benchmarks.offload_sim``).
 """
 

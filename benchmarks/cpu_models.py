@@ -154,6 +154,80 @@ def floor_dit(spec: dict) -> Built:
     return step, list(blocks)
 
 
+# --- the VAE ---------------------------------------------------------------------------------------------------------
+
+
+def ours_vae(spec: dict) -> Built:
+    """Along the pack's ordinary path, file and all."""
+    from pathlib import Path
+
+    from wan_core.runtime.ports import Compute, Ports
+    from wan_core.stages import load, vae
+
+    handle = load.load_vae(
+        Path(spec["weights"]), compute=Compute(device=torch.device("cpu"), bf16=True), dtype=spec["dtype"]
+    )
+
+    def decode(x: Tensor) -> Tensor:
+        return vae.decode(handle, x, Ports()).movedim(-1, 1)
+
+    def encode(x: Tensor) -> Tensor:
+        frames, height, width = x.shape[2:]
+        return torch.cat(list(vae.encode_stream(handle, [x], (1, frames, height, width), Ports())), dim=2)
+
+    return (decode if spec["direction"] == "decode" else encode), []
+
+
+def _as_pictures(x: Tensor) -> Tensor:
+    """Every program's nodes end so."""
+    return x.float().clamp_(-1, 1).add_(1).div_(2)
+
+
+def _channels_last(module: nn.Module, spec: dict) -> nn.Module:
+    """The setting that PyTorch's documentation advises for convolutions, where it is asked for."""
+    for layer in module.modules() if spec.get("last") else ():
+        if isinstance(layer, nn.Conv3d):
+            layer.to(memory_format=torch.channels_last_3d)
+        elif isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)
+    return module
+
+
+def diffusers_vae(spec: dict) -> Built:
+    from diffusers import AutoencoderKLWan
+
+    cfg, dtype = spec["config"], DTYPES[spec["dtype"]]
+    with torch.device("meta"):
+        model = AutoencoderKLWan(base_dim=cfg["dim"], z_dim=cfg["z_dim"])
+    _channels_last(_fill(model, _renamed(spec, "vae", "diffusers"), lambda name: dtype), spec)
+
+    def decode(x: Tensor) -> Tensor:
+        return _as_pictures(model.decode(x.to(dtype), return_dict=False)[0])
+
+    def encode(x: Tensor) -> Tensor:
+        return model.encode(x.to(dtype), return_dict=False)[0].mean.float()
+
+    return (decode if spec["direction"] == "decode" else encode), []
+
+
+def comfy_vae(spec: dict) -> Built:
+    """ComfyUI's class, which keeps the structure of the official code."""
+    _start_comfyui()
+    vae = importlib.import_module("comfy.ldm.wan.vae")
+    cfg, dtype = spec["config"], DTYPES[spec["dtype"]]
+    with torch.device("meta"):
+        model = vae.WanVAE(dim=cfg["dim"], z_dim=cfg["z_dim"])
+    _channels_last(_fill(model, _file(spec), lambda name: dtype), spec)
+
+    def decode(x: Tensor) -> Tensor:
+        return _as_pictures(model.decode(x.to(dtype)))
+
+    def encode(x: Tensor) -> Tensor:
+        return model.encode(x.to(dtype)).float()
+
+    return (decode if spec["direction"] == "decode" else encode), []
+
+
 # --- the text encoder ------------------------------------------------------------------------------------------------
 
 

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wan_core.configs import DitConfig, Umt5Config
+from wan_core.configs import DitConfig, Umt5Config, VaeConfig
 from wan_core.models.dit import WanDiT
 from wan_core.models.umt5 import Umt5Encoder
+from wan_core.models.vae import WanVAE
 from wan_core.weights.keymaps import to_naming
 
 from .cpu_child import Child, Places, place
@@ -37,10 +38,11 @@ class Maker:
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One input: a latent ``[16, frames, height, width]`` with a prompt of so many rows (zeros up to 512, as every
-    node gives it), or ``tokens`` of text padded to ``padded`` for rivals."""
+    node gives it), ``tokens`` of text padded to ``padded`` for rivals, or a ``clip`` ``[3, frames, height, width]``."""
 
     name: str
     latent: tuple[int, int, int] | None = None
+    clip: tuple[int, int, int] | None = None
     prompt: int = TEXT_ROWS
     tokens: int = 0
     padded: int = 0
@@ -51,7 +53,7 @@ class Row:
     """One line of section C: a network, its inputs, the target of ``ours / better rival``."""
 
     title: str
-    config: DitConfig | Umt5Config
+    config: DitConfig | Umt5Config | VaeConfig
     dtype: str
     cases: tuple[Case, ...]
     target: float
@@ -62,7 +64,7 @@ class Row:
 
     @property
     def kind(self) -> str:
-        return "dit" if isinstance(self.config, DitConfig) else "umt5"
+        return {DitConfig: "dit", Umt5Config: "umt5", VaeConfig: "vae"}[type(self.config)]
 
 
 PYTORCH = "--use-pytorch-cross-attention"
@@ -83,6 +85,23 @@ UMT5_MAKERS = {
 }
 NOT_RIVALS = ("ours", "floor")
 
+
+def _vae_makers(direction: str) -> dict[str, Maker]:
+    """Rivals as they are, and with their weights' channels last, which turns their activations as well."""
+    both = {"": {"direction": direction}, ", channels last": {"direction": direction, "last": True}}
+    return {
+        "ours": Maker(builder="ours_vae", settings={"direction": direction}),
+        **{
+            f"{name}{more}": Maker(builder=builder, host=host, flags=flags, settings=settings)
+            for name, builder, host, flags in (
+                ("diffusers", "diffusers_vae", "diffusers", ()),
+                ("ComfyUI", "comfy_vae", "comfyui", ("--cpu",)),
+            )
+            for more, settings in both.items()
+        },
+    }
+
+
 WAN_1B = DitConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, in_dim=16, out_dim=16)
 WAN_14B = DitConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=16, out_dim=16)
 TINY = DitConfig(dim=256, ffn_dim=1024, num_heads=2, num_layers=4, in_dim=16, out_dim=16, text_dim=256)
@@ -102,6 +121,18 @@ def _tiny(dtype: str, tolerance: float) -> Row:
     return Row(title=title, config=TINY, dtype=dtype, cases=LENGTHS, target=0.7, tolerance=tolerance, makers=DIT_MAKERS)
 
 
+def _vae(direction: str, dtype: str, target: float, tolerance: float) -> Row:
+    sizes = ((9, 128), (33, 128), (9, 256)) if direction == "decode" else ((9, 128),)
+    cases = tuple(
+        Case(name=f"{side}x{side}x{frames}", latent=((frames - 1) // 4 + 1, side // 8, side // 8))
+        if direction == "decode"
+        else Case(name=f"{side}x{side}x{frames}", clip=(frames, side, side))
+        for frames, side in sizes
+    )
+    return Row(title=f"VAE 2.1 {direction}, {dtype}", config=VaeConfig(), dtype=dtype, cases=cases, target=target,
+               tolerance=tolerance, makers=_vae_makers(direction))  # fmt: skip
+
+
 def _umt5(title: str, cases: Iterable[Case], target: float) -> Row:
     config = Umt5Config(vocab=4096, num_layers=3)
     cases = tuple(cases)
@@ -117,6 +148,10 @@ ROWS: dict[str, tuple[Row, ...]] = {
     "C3": (
         Row(title="one 14B block, 320x192x9, bf16", config=replace(WAN_14B, num_layers=1), dtype="bf16", cases=REAL,
             target=0.95, tolerance=0.05, timed="blocks", makers=DIT_MAKERS | FLOOR),
+    ),
+    "C4": (
+        _vae("decode", "fp32", 0.6, 1e-4), _vae("encode", "fp32", 0.8, 1e-4),
+        _vae("decode", "bf16", 0.6, 0.1), _vae("encode", "bf16", 0.8, 0.1),
     ),
     "C7": (
         _umt5("umT5, 3 layers, as the user runs it (rivals pad to 512)",
@@ -137,7 +172,7 @@ def write_weights(row: Row, path: Path) -> Path:
     queries and keys are near 2, so that attention is far from a plain mean.
     """
     with torch.device("meta"):
-        network = WanDiT(row.config) if row.kind == "dit" else Umt5Encoder(row.config)
+        network = {"dit": WanDiT, "umt5": Umt5Encoder, "vae": WanVAE}[row.kind](row.config)
     dtype = torch.float32 if row.dtype == "fp32" else torch.bfloat16
     tensors = {name: _values(row, name, tensor.shape).to(dtype) for name, tensor in network.state_dict().items()}
     if row.kind == "umt5":
@@ -157,6 +192,8 @@ def _values(row: Row, name: str, shape: torch.Size) -> Tensor:
         return noise.mul_(0.1).add_(mean).bfloat16().float()
     if name.endswith("modulation") or "embedding.embedding" in name or name.startswith("token"):
         return noise.bfloat16().float()
+    if name.endswith("gamma"):
+        return noise.mul_(0.1).add_(1).bfloat16().float()
     fan_in = shape[1:].numel() if len(shape) > 1 else 64
     spread = 0.8 * fan_in**-0.5
     if row.kind == "umt5" and ".attn.q." in name:
@@ -172,6 +209,11 @@ def write_inputs(row: Row, case: Case, folder: Path) -> dict[str, Path]:
         text = torch.randn(1, TEXT_ROWS, row.config.text_dim, generator=generator).bfloat16().float()
         text[:, case.prompt :] = 0
         same = {"x": x, "t": torch.tensor([500.0]), "text": text}
+        both = {"ours": same, "rivals": same}
+    elif row.kind == "vae":
+        shape = (row.config.z_dim, *case.latent) if case.latent else (3, *case.clip)
+        x = torch.randn(1, *shape, generator=generator)
+        same = {"x": (x if case.latent else x.clamp(-1, 1)).bfloat16().float()}
         both = {"ours": same, "rivals": same}
     else:
         ids = torch.randint(3, row.config.vocab, (1, case.tokens), generator=generator)

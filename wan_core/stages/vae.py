@@ -49,9 +49,7 @@ def _clips(vae: VaeHandle, latent: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decode_stream(
-    vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports, split: Split | None = None
-) -> Iterator[Tensor]:
+def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports, split: Split | None = None) -> Iterator[Tensor]:
     """Latent -> frames, as they are made.
 
     Args:

@@ -90,9 +90,7 @@ def _clip(direction: str, config: VaeConfig, frames: int, whole: Box) -> float:
 
 
 @lru_cache(maxsize=16)
-def choices(
-    direction: str, config: VaeConfig, batch: int, height: int, width: int, itemsize: int
-) -> tuple[Split, ...]:
+def choices(direction: str, config: VaeConfig, batch: int, height: int, width: int, itemsize: int) -> tuple[Split, ...]:
     """All ways to cut a picture that are worth it, the cheapest (whole) first; each needs less memory than those
     before it.
 
@@ -133,9 +131,7 @@ def smaller(found: Sequence[Split], than: Split) -> Split | None:
     return next((one for one in after if one.bytes <= than.bytes * 2 / 3), after[-1] if after else None)
 
 
-def in_parts(
-    direction: str, config: VaeConfig, batch: int, rows: list[Span], cols: list[Span], itemsize: int
-) -> Split:
+def in_parts(direction: str, config: VaeConfig, batch: int, rows: list[Span], cols: list[Span], itemsize: int) -> Split:
     """A picture of the latent cut at these edges."""
     boxes = tuple(Box(row, col) for row, col in product(rows, cols))
     whole = Box(replace(rows[0], lo=0, hi=rows[0].size), replace(cols[0], lo=0, hi=cols[0].size))
@@ -241,7 +237,8 @@ def _(layer: Upsample, box: Box, frames: int, first: bool) -> Cost:
     doubles = layer.time_conv is not None and not first
     made = frames * 2 if doubles else frames
     return Cost(
-        macs=made * (len(box.rows) + 1) * (len(box.cols) + 1) * 16 * into * out + (frames * area * 3 * into * 2 * into if doubles else 0),
+        macs=made * (len(box.rows) + 1) * (len(box.cols) + 1) * 16 * into * out
+        + (frames * area * 3 * into * 2 * into if doubles else 0),
         kept=0 if layer.time_conv is None else 2 * into * area,
         peak=(((3 * frames + 2) if doubles else frames) * into + made * 4 * out + frames * out) * area,
         frames=made,
