@@ -8,8 +8,9 @@ to beat, the median over turns of the ratio within a turn; where the machine was
 verdict says so. Outputs are first compared with ours in float32: a row whose
 outputs disagree is void. ``floor`` are the matrix products and attentions alone. ``--profile`` shows where time goes.
 
-Rows: C1 small transformers (overhead), C2 the 1.3B transformer, C3 one 14B block, C4 the VAE, C7 umT5, C8 import, C9 load plan,
-C10 streaming on a simulated clock (``benchmarks.offload_sim``).
+Rows: C1 small transformers (overhead), C2 the 1.3B transformer, C3 one 14B block, C4 the VAE, C5 the VAE's
+memory, C6 the VAE in parts, C7 umT5, C8 import, C9 load plan, C10 streaming on a simulated clock
+(``benchmarks.offload_sim``).
 """
 
 import argparse
@@ -26,13 +27,19 @@ import torch
 
 from scripts import setup_host
 
-from . import cpu_load
+from . import cpu_load, cpu_vae
 from .cpu_child import ROOT, Places
 from .cpu_rows import ROWS, Result, measure
 
 CACHE = ROOT / ".cache" / "cpu"
 SIMULATION = "benchmarks.offload_sim"
-KEYS = (*ROWS, "C8", "C9", "C10")
+OTHERS = {
+    "C5": lambda places, folder, repeats: cpu_vae.memory(places, folder),
+    "C6": lambda places, folder, repeats: cpu_vae.parts(places, folder),
+    "C8": cpu_load.import_cost,
+    "C9": cpu_load.load_cost,
+}
+KEYS = (*ROWS, *OTHERS, "C10")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,10 +68,8 @@ def run(key: str, places: Places, repeats: int, profiled: bool) -> Iterator[Resu
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
-        if key == "C8":
-            yield from cpu_load.import_cost(places, folder, repeats)
-        elif key == "C9":
-            yield from cpu_load.load_cost(places, folder, repeats)
+        if key in OTHERS:
+            yield from OTHERS[key](places, folder, repeats)
         elif key == "C10":
             yield simulation()
         else:

@@ -175,7 +175,25 @@ def ours_vae(spec: dict) -> Built:
         frames, height, width = x.shape[2:]
         return torch.cat(list(vae.encode_stream(handle, [x], (1, frames, height, width), Ports())), dim=2)
 
-    return (decode if spec["direction"] == "decode" else encode), []
+    return {"decode": decode, "encode": encode}[spec["direction"]], []
+
+
+def ours_vae_parts(spec: dict) -> Built:
+    """A decode in ``grid`` (down, across) parts."""
+    from pathlib import Path
+
+    from wan_core.runtime.ports import Compute, Ports
+    from wan_core.stages import load, vae
+    from wan_core.stages.vae_work import cut, in_parts
+
+    handle = load.load_vae(Path(spec["weights"]), compute=Compute(device=torch.device("cpu")), dtype=spec["dtype"])
+
+    def step(x: Tensor) -> Tensor:
+        down, across = (min(n, side) for n, side in zip(spec["grid"], x.shape[-2:]))
+        split = in_parts("decode", handle.config, 1, cut(x.shape[3], down), cut(x.shape[4], across), 4)
+        return torch.cat(list(vae.decode_stream(handle, x, Ports(), split)), dim=1)
+
+    return step, []
 
 
 def _as_pictures(x: Tensor) -> Tensor:
@@ -207,7 +225,7 @@ def diffusers_vae(spec: dict) -> Built:
     def encode(x: Tensor) -> Tensor:
         return model.encode(x.to(dtype), return_dict=False)[0].mean.float()
 
-    return (decode if spec["direction"] == "decode" else encode), []
+    return {"decode": decode, "encode": encode}[spec["direction"]], []
 
 
 def comfy_vae(spec: dict) -> Built:
@@ -225,7 +243,7 @@ def comfy_vae(spec: dict) -> Built:
     def encode(x: Tensor) -> Tensor:
         return model.encode(x.to(dtype)).float()
 
-    return (decode if spec["direction"] == "decode" else encode), []
+    return {"decode": decode, "encode": encode}[spec["direction"]], []
 
 
 # --- the text encoder ------------------------------------------------------------------------------------------------

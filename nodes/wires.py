@@ -26,7 +26,9 @@ WEIGHTED = re.compile(r"(?<!\\)\([^()]*\)")
 BRACKETS = (
     "Brackets and weights such as (word:1.2) are read as plain text: Wan's text encoder was trained without them."
 )
-NO_TILES = "The tile settings are not used: this VAE works on the whole picture, or on exact parts of it where memory is short."
+NO_TILES = (
+    "The tile settings are not used: this VAE works on the whole picture, or on exact parts of it if memory is short."
+)
 
 
 class _Wire:

@@ -98,7 +98,7 @@ class WanVAE(nn.Module):
     def _decode_run(self, z: Tensor, cache: ConvCache) -> Tensor:
         return unpatchify(self.decoder(self.conv2(z.to(self.conv2.weight.dtype)), cache), self.config.patch)
 
-    # In parts. Boxes are rectangles of the latent grid; each part of a clip has a cache of its own, the joined side one.
+    # In parts. Boxes are rectangles of the latent grid; each part has a cache of its own, and the joined side one.
 
     def pixels_of(self, box: Box) -> Box:
         """The pixels that :meth:`encode_part` has to see for ``box``."""

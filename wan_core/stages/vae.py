@@ -126,7 +126,7 @@ Work = Callable[[WanVAE, Split, int], Iterator[tuple[int, Tensor]]]
 def _laddered(
     vae: VaeHandle, found: Sequence[Split], split: Split | None, ports: Ports, work: Work
 ) -> Iterator[Tensor]:
-    """What ``work`` yields; begun again in smaller parts when memory runs out, so that nothing is lost or given twice."""
+    """What ``work`` yields; begun again in smaller parts when memory runs out. Nothing is lost or given twice."""
     weights, memory = vae.weights, ports.memory
     module = memory.place(weights, (split or found[0]).bytes, certain=False)
     if split is None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, singledispatch
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import nn
@@ -116,7 +116,7 @@ def choices(direction: str, config: VaeConfig, batch: int, height: int, width: i
 def cut(size: int, count: int) -> list[Span]:
     """One axis in ``count`` stretches of about one length."""
     edges = [round(size * i / count) for i in range(count + 1)]
-    return [Span(a, b, size) for a, b in zip(edges, edges[1:])]
+    return [Span(a, b, size) for a, b in pairwise(edges)]
 
 
 def choose(found: Sequence[Split], weight_bytes: int, budget_bytes: int | None) -> Split:

@@ -1,5 +1,7 @@
 """A picture in parts: the same numbers as whole, and what each part has to see is what the layers say."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -159,7 +161,7 @@ def test_an_axis_is_cut_without_a_gap():
         for count in range(1, min(size, 5) + 1):
             spans = cut(size, count)
             assert spans[0].lo == 0 and spans[-1].hi == size
-            assert all(a.hi == b.lo for a, b in zip(spans, spans[1:]))
+            assert all(a.hi == b.lo for a, b in itertools.pairwise(spans))
             assert all(len(span) >= 1 for span in spans)
 
 
