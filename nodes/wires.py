@@ -194,16 +194,13 @@ def read_conditioning(conditioning: list, side: str) -> Condition:
     output = extra.get("clip_vision_output")
     control, known = _halves(extra.get("concat_latent_image"))
     _check_mask_index(extra.get("concat_mask_index"), control, side)
-    references = extra.get("reference_latents")
-    if references and len(references) > 1:
-        host_ports().notify(f"Of {len(references)} reference pictures the last one is used: Wan Fun takes one.")
     return Condition(
         text=cross_attn,
         known_latent=known,
         known_mask=None if mask is None else 1.0 - _four_channels(mask),
         clip=None if output is None else output.penultimate_hidden_states,
         control_latent=control,
-        reference=references[-1] if references else None,
+        reference=_last_reference(extra.get("reference_latents"), side),
         camera=extra.get("camera_conditions"),
     )
 
@@ -214,6 +211,20 @@ def _halves(latent: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     if isinstance(latent, Tensor) and latent.ndim == 5 and latent.shape[1] in [2 * channels for channels in LATENTS]:
         return latent.chunk(2, dim=1)
     return None, latent
+
+
+def _last_reference(references: list | None, side: str) -> Tensor | None:
+    """Native nodes append to a list, of which native Wan models take the last."""
+    if references is None:
+        return None
+    if not isinstance(references, list) or not references:
+        raise InputError(
+            f"The {side} conditioning carries reference_latents that are no list of latents. Remove the node that adds "
+            "them."
+        )
+    if len(references) > 1:
+        host_ports().notify(f"Of {len(references)} reference pictures the last one is used: Wan takes one.")
+    return references[-1]
 
 
 def _check_mask_index(index: int | None, control: Tensor | None, side: str) -> None:

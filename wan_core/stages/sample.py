@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..conditioning.camera import camera_context
 from ..conditioning.checks import check_tensor
-from ..conditioning.clip_tokens import clip_context
+from ..conditioning.clip_tokens import blank_context, clip_context
 from ..conditioning.control import check_control, plain_channels
 from ..conditioning.first_frame import CleanFrames
 from ..conditioning.known_frames import LATENT_LAYOUT, concat_channels
@@ -330,6 +330,7 @@ class _Inputs:
 
 def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> _Inputs:
     cfg, batch = variant.dit, x.shape[0]
+    check_control(side.control_latent, variant)
     concat = None
     if Feature.CONCAT in variant.features:
         if side.known_latent is None:
@@ -346,7 +347,6 @@ def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) ->
         )
     if side.known_mask is not None and side.known_latent is None:
         raise MismatchError("The conditioning carries a mask without an image. Remove the node that adds the mask.")
-    check_control(side.control_latent, variant)
     if Feature.CONTROL in variant.features:
         if side.control_latent is None:
             ports.notify(f"{variant.title} has no control video: nothing leads the movement but the text.")
@@ -357,6 +357,8 @@ def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) ->
     clip = None
     if Feature.CLIP in variant.features and side.clip is not None:
         clip = clip_context(side.clip.float(), cfg, batch).to(x.device)
+    elif Feature.BLANK in variant.features and side.clip is None:
+        clip = blank_context(cfg, batch).to(x.device)
     elif side.clip is not None:
         ports.notify(f"{variant.title} has no CLIP branch: the CLIP vision features are not used (harmless).")
     elif Feature.CLIP in variant.features:
