@@ -43,7 +43,6 @@ class Case:
 
 IMAGE = {"native": "WanFunInpaintToVideo", "ours": "WanCoreImageToVideo"}
 CONTROL_21 = {"model": "fun_control", "native": "WanFunControlToVideo", "ours": "WanCoreFunControl"}
-REFERENCE_21 = {"model": "fun_control", "native": "Wan22FunControlToVideo", "ours": "WanCoreFunControl"}
 CONTROL_22 = {"model": "fun_control_high", "native": "Wan22FunControlToVideo", "ours": "WanCoreFunControl"}
 CAMERA = {"native": "WanCameraImageToVideo", "ours": "WanCoreCameraControl"}
 RENAMED = {"camera_embedding": "camera_conditions"}
@@ -54,7 +53,7 @@ CASES = {
     "inp_2.2_both": Case(model="i2v_high", given=("start_image", "end_image"), **IMAGE),
     "control": Case(given=("control_video", "clip_vision_output"), **CONTROL_21),
     "control_start": Case(given=("control_video", "start_image", "clip_vision_output"), **CONTROL_21),
-    "control_reference": Case(given=("control_video", "ref_image", "clip_vision_output"), **REFERENCE_21),
+    "control_reference": Case(given=("control_video", "ref_image", "clip_vision_output"), **CONTROL_21),
     "control_2.2": Case(given=("control_video",), **CONTROL_22),
     "control_2.2_reference": Case(given=("control_video", "ref_image"), **CONTROL_22),
     "control_5b": Case(given=("control_video", "ref_image"), vae="ti2v", **{**CONTROL_22, "model": "fun_control_5b"}),
@@ -84,7 +83,7 @@ def givens(graph: Graph, files: dict, pictures: list[str]) -> dict:
 
 
 def nodes_of(graph: Graph, case: Case, files: dict, given: dict, without: str | None = None) -> dict:
-    """The native node and ours, each with its conditions and its latent."""
+    """Positive, negative and latent as the native node makes them, and ours."""
     parts = loaders(graph, files)
     inputs = {name: given[name] for name in case.given if name != without}
     shared = {
@@ -94,10 +93,18 @@ def nodes_of(graph: Graph, case: Case, files: dict, given: dict, without: str | 
     }
     shared |= {**SIZE, "batch_size": 1}
     theirs = {case.theirs.get(name, name): wire for name, wire in inputs.items()}
-    return {
-        "native": graph.add(case.native, **shared, length=FRAMES, **theirs),
-        "ours": graph.add(case.ours, **shared, frames=FRAMES, **inputs),
-    }
+    reference = theirs.pop("ref_image", None) if case.native == "WanFunControlToVideo" else None
+    native, ours = (
+        [node.wire(slot) for slot in range(3)]
+        for node in (
+            graph.add(case.native, **shared, length=FRAMES, **theirs),
+            graph.add(case.ours, **shared, frames=FRAMES, **inputs),
+        )
+    )
+    if reference is not None:  # the native node for 2.1 has no input for it; its general one does the same
+        latent = graph.add("VAEEncode", pixels=reference, vae=shared["vae"])
+        native[:2] = (graph.add("ReferenceLatent", conditioning=side, latent=latent).wire(0) for side in native[:2])
+    return {"native": native, "ours": ours}
 
 
 def run(client, files, pictures, name: str, without: str | None = None) -> dict[str, torch.Tensor]:
@@ -106,8 +113,7 @@ def run(client, files, pictures, name: str, without: str | None = None) -> dict[
     nodes = nodes_of(graph, case, files, givens(graph, files, pictures), without)
     native, ours = native_model(graph, files, case.model, 5.0), our_model(graph, files, case.model)
     tag, made = f"fun_{name}_{without}", []
-    for which, node in nodes.items():
-        sides = node.wire(0), node.wire(1), node.wire(2)
+    for which, sides in nodes.items():
         graph.dump(native_sampler(graph, native, *sides), f"{tag}_{which}_on_native")
         graph.dump(our_sampler(graph, ours, *sides), f"{tag}_{which}_on_ours")
         made += [f"{which}_on_native", f"{which}_on_ours"]

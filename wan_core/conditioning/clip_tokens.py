@@ -8,7 +8,6 @@ from ..errors import MismatchError
 from .checks import check_tensor
 from .text import spread
 
-
 PICTURE_TOKENS = 257
 """Of one picture, from CLIP ViT-H."""
 
