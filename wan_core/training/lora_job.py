@@ -157,7 +157,8 @@ def check_fit(model: ModelHandle, vae: VaeHandle, encoder: TextEncoderHandle) ->
     if {Feature.CONTROL, Feature.CAMERA} & model.variant.features:
         raise InputError(
             f"{model.name} ({model.variant.title}) takes a control video or a camera path, which a folder of clips "
-            "does not have. Train on a T2V or I2V model of the same size: its layers have the same shapes, so the LoRA fits."
+            "does not have. Train on a T2V or I2V model of the same size: its layers have the same shapes, so the LoRA "
+            "fits."
         )
     if Feature.CLIP in model.variant.features:
         raise InputError(
