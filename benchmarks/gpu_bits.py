@@ -29,9 +29,16 @@ def run(model: ModelHandle, memory: PlainMemory) -> torch.Tensor:
     """Two steps of each expert, with all the conditions that the variant takes."""
     row, draw = model.variant, torch.Generator().manual_seed(4)
     extra: dict[str, Any] = {}
-    if Feature.CONCAT in row.features:
-        extra["known_latent"] = torch.randn(1, 16, *SHAPE, generator=draw)
+    latent, side = (1, row.latent.channels, *SHAPE), row.latent.stride_hw
+    if {Feature.CONCAT, Feature.START} & row.features:
+        extra["known_latent"] = torch.randn(latent, generator=draw)
         extra["known_mask"] = torch.ones(1, 4, *SHAPE)
+    if Feature.CONTROL in row.features:
+        extra["control_latent"] = torch.randn(latent, generator=draw)
+    if Feature.REFERENCE in row.features:
+        extra["reference"] = torch.randn(latent, generator=draw)[:, :, :1]
+    if Feature.CAMERA in row.features:
+        extra["camera"] = torch.randn(1, 24, SHAPE[0], SHAPE[1] * side, SHAPE[2] * side, generator=draw)
     if Feature.CLIP in row.features:
         tokens = 514 if Feature.LAST_FRAME in row.features else 257
         extra["clip"] = torch.randn(1, tokens, 64, generator=draw)

@@ -27,8 +27,6 @@ from .parity_kinds import JUDGES
 UNCOVERED: dict[str, str] = {
     "dit vace": "VACE",
     "dit s2v": "S2V",
-    "dit camera": "Fun camera",
-    "dit ref_conv": "Fun control with a reference",
     "quant": "GGUF and int8 storage",
 }
 """Kinds not built yet."""

@@ -111,9 +111,17 @@ def dit(golden: Golden, config: dict, prefix: str = "sd.") -> WanDiT:
         patch=tuple(config.get("patch_size", (1, 2, 2))),
         img_dim=config.get("img_dim"),
         img_tokens=None if positions is None else positions.shape[1],
+        ref_dim=config.get("in_dim_ref_conv"),
+        camera_dim=_width_of(golden, f"{prefix}control_adapter.conv.weight"),
         **known,
     )
     return golden.into(WanDiT(cfg), prefix)
+
+
+def _width_of(golden: Golden, name: str) -> int | None:
+    """Input channels of a convolution, where the file has it."""
+    weight = golden.optional(name)
+    return None if weight is None else weight.shape[1]
 
 
 def vae(golden: Golden, config: dict, prefix: str = "sd.") -> WanVAE:

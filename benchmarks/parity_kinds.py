@@ -41,6 +41,18 @@ def judge_dit(golden: Golden) -> Results:
     return {"out" if single else f"out.{i}": Expected(out, 1e-4) for i, out in enumerate(outputs)}
 
 
+def judge_fun(golden: Golden) -> Results:
+    """Fun models: the conditions of the file are already beside the noise, the text padded."""
+    out = dit(golden, golden.config)(
+        golden.tensor("in.x"),
+        golden.tensor("in.t"),
+        golden.tensor("in.context512"),
+        reference=golden.optional("in.reference_latent"),
+        camera=golden.optional("in.camera"),
+    )
+    return {"out.0": Expected(out, 1e-4)}
+
+
 def judge_vae(golden: Golden) -> Results:
     model, spec = vae(golden, golden.config), latent_spec(golden)
     results: Results = {}
@@ -158,6 +170,8 @@ def judge_lora(golden: Golden) -> Results:
 
 JUDGES: dict[str, Callable[[Golden], Results]] = {
     "dit base": judge_dit,
+    "dit camera": judge_fun,
+    "dit ref_conv": judge_fun,
     "vae": judge_vae,
     "umt5": judge_umt5,
     "clip": judge_clip,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
+from .fun import CameraControl, CameraPath, FunControl
 from .host import add_model_folders
 from .image import CLIPVisionEncode, ImageToVideo
 from .latent import EmptyLatent, VAEDecode, VAEEncode
@@ -32,6 +33,9 @@ NODES: list[type[io.ComfyNode]] = [
     TrainLoRA,
     Memory,
     Plan,
+    FunControl,
+    CameraPath,
+    CameraControl,
 ]
 
 

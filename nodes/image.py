@@ -9,9 +9,10 @@ from ..wan_core.conditioning.known_frames import known_mask
 from ..wan_core.errors import InputError
 from ..wan_core.grid import Grid, grid_of, latent_frames, pixel_frames
 from ..wan_core.stages import image
+from ..wan_core.variants import LatentSpec
 from .host import NodeRun
 from .latent import size_inputs
-from .wires import ClipVisionOutput, ClipVisionWire, VaeWire, vae_spec, write_clip_vision, write_known_frames
+from .wires import ClipVisionOutput, ClipVisionWire, Model, VaeWire, vae_spec, write_clip_vision, write_known_frames
 
 CATEGORY = "Wan Core/2 encode"
 
@@ -68,6 +69,11 @@ class ImageToVideo(io.ComfyNode):
                 io.ClipVisionOutput.Input(
                     "clip_vision_output", optional=True, tooltip="For Wan 2.1 image models; Wan 2.2 takes none."
                 ),
+                Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Only Fun InP 5B needs it: the VAE alone cannot tell how that model takes pictures.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
@@ -80,7 +86,7 @@ class ImageToVideo(io.ComfyNode):
     @classmethod
     def execute(
         cls, positive, negative, vae, width, height, frames, batch_size,
-        start_image=None, end_image=None, clip_vision_output=None,
+        start_image=None, end_image=None, clip_vision_output=None, model=None,
     ) -> io.NodeOutput:  # fmt: skip
         if start_image is None and end_image is None:
             raise InputError(
@@ -94,13 +100,18 @@ class ImageToVideo(io.ComfyNode):
             for what, picture in pictures.items()
         )
         first, last = _known_counts(first, last, grid, run)
-        if spec.clean_frames:
+        beside, clean = not spec.clean_frames, spec.clean_frames
+        if model is not None:
+            beside, clean = image.takes_pictures(model.variant, spec)
+        if not beside:
             sides, latent = [positive, negative], _clean_latent(vae, grid, first, last, run)
         else:
             known = _known_latent(vae, grid, first, last, run)
             mask = known_mask(grid, *(0 if x is None else len(x) for x in (first, last)))
             sides = [write_known_frames(side, known, mask) for side in (positive, negative)]
             latent = {"samples": torch.zeros(1, spec.channels, *grid.latent_shape)}
+            if clean and first is not None:
+                latent = clean_first_frame(spec, grid, known)
         if clip_vision_output is not None:
             tokens = clip_vision_output.penultimate_hidden_states
             sides = [write_clip_vision(side, tokens) for side in sides]
@@ -127,10 +138,23 @@ def _known_latent(vae, grid: Grid, first: torch.Tensor | None, last: torch.Tenso
     return vae.encode(image.known_pictures(grid, first, last))
 
 
+def clean_first_frame(spec: LatentSpec, grid: Grid, known: torch.Tensor) -> dict:
+    """An empty LATENT whose first frame is given: that of ``known``, ``[1, C, T, h, w]`` not normalised."""
+    # What is not given is zero to the model, not on the wire: that is what a partial denoise starts from natively.
+    samples = spec.denormalise(torch.zeros(1, spec.channels, *grid.latent_shape))
+    samples[:, :, :1] = known[:, :, :1]
+    noise_mask = torch.ones(1, 1, *grid.latent_shape)
+    noise_mask[:, :, :1] = 0
+    return {"samples": samples, "noise_mask": noise_mask}
+
+
 def _clean_latent(vae, grid: Grid, first: torch.Tensor | None, last: torch.Tensor | None, run: NodeRun) -> dict:
     """The 5B model takes its start image as clean latent frames, marked by the latent's noise mask as native does."""
     if first is None or last is not None:
-        raise InputError("The 5B model takes a start_image and no end_image. Use an FLF2V or a Wan 2.2 14B I2V model.")
+        raise InputError(
+            "The 5B model takes a start_image and no end_image. Use an FLF2V or a Wan 2.2 14B I2V model; for Fun InP "
+            "5B connect the model here too."
+        )
     known = latent_frames(len(first))
     short = replace(grid, frames=pixel_frames(known), latent_frames=known)
     spec = vae_spec(vae)

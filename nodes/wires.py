@@ -166,7 +166,10 @@ def vae_spec(vae_wire) -> LatentSpec:
     return LATENTS[channels]
 
 
-_HONOURED = {"concat_latent_image", "concat_mask", "clip_vision_output"}
+_HONOURED = {
+    "concat_latent_image", "concat_mask", "concat_mask_index", "clip_vision_output", "reference_latents",
+    "camera_conditions",
+}  # fmt: skip
 _INERT = {"pooled_output", "clip_start_percent", "clip_end_percent", "attention_mask"}
 _NEUTRAL = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "set_area_to_bounds": False}
 
@@ -191,12 +194,48 @@ def read_conditioning(conditioning: list, side: str) -> Condition:
         )
     mask = extra.get("concat_mask")
     output = extra.get("clip_vision_output")
+    control, known = _halves(extra.get("concat_latent_image"))
+    _check_mask_index(extra.get("concat_mask_index"), control, side)
     return Condition(
         text=cross_attn,
-        known_latent=extra.get("concat_latent_image"),
+        known_latent=known,
         known_mask=None if mask is None else 1.0 - _four_channels(mask),
         clip=None if output is None else output.penultimate_hidden_states,
+        control_latent=control,
+        reference=_last_reference(extra.get("reference_latents"), side),
+        camera=extra.get("camera_conditions"),
     )
+
+
+def _halves(latent: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """What native nodes put beside the noise -> the latent of a control video, and of known frames. Two latents side
+    by side are both, one is known frames."""
+    if isinstance(latent, Tensor) and latent.ndim == 5 and latent.shape[1] in [2 * channels for channels in LATENTS]:
+        return latent.chunk(2, dim=1)
+    return None, latent
+
+
+def _last_reference(references: list | None, side: str) -> Tensor | None:
+    """Native nodes append to a list, of which native Wan models take the last."""
+    if references is None:
+        return None
+    if not isinstance(references, list) or not references:
+        raise InputError(
+            f"The {side} conditioning carries reference_latents that are no list of latents. Remove the node that adds "
+            "them."
+        )
+    if len(references) > 1:
+        host_ports().notify(f"Of {len(references)} reference pictures the last one is used: Wan takes one.")
+    return references[-1]
+
+
+def _check_mask_index(index: int | None, control: Tensor | None, side: str) -> None:
+    """Native nodes say behind which channel the mask stands; the model's own order is what counts here."""
+    if index and (control is None or index != control.shape[1]):
+        raise MismatchError(
+            f"The {side} conditioning puts its mask behind channel {index}; Wan models have it in front of the known "
+            "frames and behind a control video. Use Wan Core Fun Control, or sample with the native KSampler."
+        )
 
 
 def _four_channels(mask: Tensor) -> Tensor:
@@ -211,6 +250,23 @@ def _four_channels(mask: Tensor) -> Tensor:
 def write_known_frames(conditioning: list, latent: Tensor, known_mask: Tensor) -> list:
     """Add known frames to CONDITIONING as native image-to-video nodes do (there 1 means: to be made)."""
     return _with_values(conditioning, {"concat_latent_image": latent, "concat_mask": 1.0 - known_mask})
+
+
+def write_control(conditioning: list, control: Tensor, known: Tensor, known_mask: Tensor) -> list:
+    """Add a control video and known frames to CONDITIONING as native Fun Control nodes do."""
+    beside = torch.cat((control, known), dim=1)
+    index = {"concat_mask_index": control.shape[1]}
+    return _with_values(conditioning, {"concat_latent_image": beside, "concat_mask": 1.0 - known_mask, **index})
+
+
+def write_reference(conditioning: list, latent: Tensor) -> list:
+    """Add a reference picture ``[1, C, 1, h, w]`` to CONDITIONING, behind any that is there, as native nodes do."""
+    return [[cross, {**more, "reference_latents": [*more.get("reference_latents", []), latent]}] for cross, more in
+            conditioning]  # fmt: skip
+
+
+def write_camera(conditioning: list, embedding: Tensor) -> list:
+    return _with_values(conditioning, {"camera_conditions": embedding})
 
 
 def write_clip_vision(conditioning: list, tokens: Tensor) -> list:

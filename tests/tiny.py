@@ -35,6 +35,7 @@ def variant(name: str) -> WanVariant:
     small = DitConfig(
         dim=48, ffn_dim=64, num_heads=2, num_layers=3, in_dim=row.dit.in_dim, out_dim=row.dit.out_dim, text_dim=24,
         freq_dim=32, img_dim=None if row.dit.img_dim is None else 32, img_tokens=row.dit.img_tokens,
+        ref_dim=row.dit.ref_dim, camera_dim=row.dit.camera_dim,
     )  # fmt: skip
     return replace(row, dit=small)
 

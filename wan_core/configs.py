@@ -21,6 +21,10 @@ class DitConfig:
     img_dim: int | None = None
     img_tokens: int | None = None
     """Number of learned image positions (514 for first-last-frame models), None where there are none."""
+    ref_dim: int | None = None
+    """Latent channels of a reference picture that goes in front of the clip (``ref_conv``), None without."""
+    camera_dim: int | None = None
+    """Channels of a folded camera embedding (24 x pixels of a latent pixel: 1536 or 6144), None without."""
 
     @property
     def head_dim(self) -> int:

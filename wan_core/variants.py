@@ -23,6 +23,16 @@ class Feature(Enum):
     """Learned positions for the CLIP tokens of a start and an end image."""
     FIRST_FRAME = "first_frame"
     """The first latent frame may be given clean; its tokens get timestep 0."""
+    BLANK = "blank"
+    """Without a picture it takes CLIP tokens of zeros, as it was trained."""
+    START = "start"
+    """C more input channels: the latent of the start frames, zero elsewhere, without a mask."""
+    CONTROL = "control"
+    """C more input channels, in front of the known frames: the latent of a control video."""
+    REFERENCE = "reference"
+    """A reference picture as one more frame of tokens in front of the clip."""
+    CAMERA = "camera"
+    """A camera path (Pluecker embedding), added to the tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +139,25 @@ _DIT_FLF2V = DitConfig(
 )
 _DIT_5B = DitConfig(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, in_dim=48, out_dim=48)
 
+# Wan Fun (aigc-apps/VideoX-Fun). 2.1: a control model takes latents of a control video and a start image, a camera
+# model the latter alone. 2.2 has the mask beside the start image, and no CLIP.
+_FUN_1_3B = replace(_DIT_1_3B, img_dim=1280)
+_FUN_14B = replace(_DIT_14B, img_dim=1280)
+_FOLD_8, _FOLD_16 = 24 * 8 * 8, 24 * 16 * 16
+
 _DIT_NANO = DitConfig(dim=192, ffn_dim=320, num_heads=3, num_layers=6, in_dim=16, out_dim=16, text_dim=128)
 
 _TEXT: frozenset[Feature] = frozenset()
 _NANO = _same(3.0, steps=20, shift=3.0, frames=17, width=64, height=64)
 _I2V_21 = frozenset({Feature.CONCAT, Feature.CLIP})
+_FUN_INP_21 = _I2V_21 | {Feature.BLANK}
+_CONTROL_21 = frozenset({Feature.CONTROL, Feature.START, Feature.CLIP, Feature.BLANK})
+_CAMERA_21 = frozenset({Feature.CAMERA, Feature.START, Feature.CLIP, Feature.BLANK})
+_CAMERA_22 = frozenset({Feature.CAMERA, Feature.CONCAT})
+_CONTROL_22 = frozenset({Feature.CONTROL, Feature.CONCAT, Feature.REFERENCE})
+_FUN_21 = _same(6.0, steps=50, shift=3.0)
+_FUN_A14B = _same(6.0, steps=50, shift=5.0)
+_FUN_5B = _same(6.0, steps=50, shift=5.0, frames=121, fps=24, width=1280, height=704)
 
 VARIANTS: tuple[WanVariant, ...] = (
     WanVariant(
@@ -221,5 +245,120 @@ VARIANTS: tuple[WanVariant, ...] = (
         boundary=0.900,
         defaults=_NANO,
         exact=True,
+    ),
+    WanVariant(
+        name="fun-inp-1.3b",
+        title="Wan 2.1 Fun InP 1.3B",
+        dit=replace(_FUN_1_3B, in_dim=36),
+        latent=LATENT_21,
+        features=_FUN_INP_21,
+        defaults=_FUN_21,
+    ),
+    WanVariant(
+        name="fun-control-1.3b",
+        title="Wan 2.1 Fun Control 1.3B",
+        dit=replace(_FUN_1_3B, in_dim=48),
+        latent=LATENT_21,
+        features=_CONTROL_21,
+        defaults=_FUN_21,
+    ),
+    WanVariant(
+        name="fun-control-v1.1-1.3b",
+        title="Wan 2.1 Fun Control 1.3B V1.1",
+        dit=replace(_FUN_1_3B, in_dim=48, ref_dim=16),
+        latent=LATENT_21,
+        features=_CONTROL_21 | {Feature.REFERENCE},
+        defaults=_FUN_21,
+    ),
+    WanVariant(
+        name="fun-camera-1.3b",
+        title="Wan 2.1 Fun Camera 1.3B",
+        dit=replace(_FUN_1_3B, in_dim=32, camera_dim=_FOLD_8),
+        latent=LATENT_21,
+        features=_CAMERA_21,
+        defaults=_FUN_21,
+    ),
+    WanVariant(
+        name="fun-inp-14b",
+        title="Wan 2.1 Fun InP 14B",
+        dit=replace(_FUN_14B, in_dim=36),
+        latent=LATENT_21,
+        features=_FUN_INP_21,
+        defaults=_FUN_21,
+    ),
+    WanVariant(
+        name="fun-control-14b",
+        title="Wan 2.1 Fun Control 14B",
+        dit=replace(_FUN_14B, in_dim=48),
+        latent=LATENT_21,
+        features=_CONTROL_21,
+        defaults=_FUN_21,
+    ),
+    WanVariant(
+        name="fun-control-v1.1-14b",
+        title="Wan 2.1 Fun Control 14B V1.1",
+        dit=replace(_FUN_14B, in_dim=48, ref_dim=16),
+        latent=LATENT_21,
+        features=_CONTROL_21 | {Feature.REFERENCE},
+        defaults=_FUN_21,
+    ),
+    WanVariant(
+        name="fun-camera-14b",
+        title="Wan 2.1 Fun Camera 14B",
+        dit=replace(_FUN_14B, in_dim=32, camera_dim=_FOLD_8),
+        latent=LATENT_21,
+        features=_CAMERA_21,
+        defaults=_FUN_21,
+    ),
+    WanVariant(
+        name="fun-inp-a14b",
+        title="Wan 2.2 Fun InP A14B",
+        dit=_DIT_14B_CONCAT,
+        latent=LATENT_21,
+        features=frozenset({Feature.CONCAT}),
+        boundary=0.900,
+        defaults=_FUN_A14B,
+    ),
+    WanVariant(
+        name="fun-control-a14b",
+        title="Wan 2.2 Fun Control A14B",
+        dit=replace(_DIT_14B, in_dim=52, ref_dim=16),
+        latent=LATENT_21,
+        features=_CONTROL_22,
+        boundary=0.900,
+        defaults=_FUN_A14B,
+    ),
+    WanVariant(
+        name="fun-camera-a14b",
+        title="Wan 2.2 Fun Camera A14B",
+        dit=replace(_DIT_14B_CONCAT, camera_dim=_FOLD_8),
+        latent=LATENT_21,
+        features=_CAMERA_22,
+        boundary=0.900,
+        defaults=_FUN_A14B,
+    ),
+    WanVariant(
+        name="fun-inp-5b",
+        title="Wan 2.2 Fun InP 5B",
+        dit=replace(_DIT_5B, in_dim=100),
+        latent=LATENT_22,
+        features=frozenset({Feature.CONCAT, Feature.FIRST_FRAME}),
+        defaults=_FUN_5B,
+    ),
+    WanVariant(
+        name="fun-control-5b",
+        title="Wan 2.2 Fun Control 5B",
+        dit=replace(_DIT_5B, in_dim=148, ref_dim=48),
+        latent=LATENT_22,
+        features=_CONTROL_22 | {Feature.FIRST_FRAME},
+        defaults=_FUN_5B,
+    ),
+    WanVariant(
+        name="fun-camera-5b",
+        title="Wan 2.2 Fun Camera 5B",
+        dit=replace(_DIT_5B, in_dim=100, camera_dim=_FOLD_16),
+        latent=LATENT_22,
+        features=_CAMERA_22 | {Feature.FIRST_FRAME},
+        defaults=_FUN_5B,
     ),
 )

@@ -179,6 +179,13 @@ def image_entry(size=(3, 6, 8), channels: int = 16, known: Tensor | None = None,
     return entry(concat_latent_image=known, concat_mask=torch.zeros(1, 4, *size) if mask is None else mask)
 
 
+def control_entry(size=(3, 6, 8), **extra) -> list:
+    """CONDITIONING with a control video and a start image, as native Fun Control nodes write it."""
+    mask = torch.ones(1, 4, *size)
+    known = {"concat_latent_image": filled(1, 32, *size), "concat_mask": mask, "concat_mask_index": 16}
+    return entry(**(known | extra))
+
+
 def clip_features(*shape: int, value: float | None = None) -> list:
     output = wires.ClipVisionOutput(filled(*shape, value=value))
     return [[image_entry()[0][0], {**image_entry()[0][1], "clip_vision_output": output}]]

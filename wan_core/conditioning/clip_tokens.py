@@ -1,11 +1,23 @@
-"""CLIP tokens of the start (and end) image (Feature.CLIP, Feature.LAST_FRAME)."""
+"""CLIP tokens of the start (and end) image (Feature.CLIP, Feature.LAST_FRAME, Feature.BLANK)."""
 
+import torch
 from torch import Tensor
 
 from ..configs import DitConfig
 from ..errors import MismatchError
 from .checks import check_tensor
 from .text import spread
+
+PICTURE_TOKENS = 257
+"""Of one picture, from CLIP ViT-H."""
+
+
+def blank_context(cfg: DitConfig, batch: int) -> Tensor:
+    """What stands for no picture at all (Feature.BLANK): tokens of zeros ``[batch, 257, img_dim]``.
+
+    Source: aigc-apps/VideoX-Fun ``videox_fun/pipeline/pipeline_wan_fun_inpaint.py``.
+    """
+    return torch.zeros(batch, PICTURE_TOKENS, cfg.img_dim)
 
 
 def clip_context(tokens_BSD: Tensor, cfg: DitConfig, batch: int) -> Tensor:

@@ -20,6 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..configs import DitConfig
 from ..runtime.attention import attention
 from ..runtime.pointwise import add_gated, gelu_tanh, norm_affine, norm_modulate, rms_rotate
+from .control import CameraAdapter, ReferenceEmbedding
 from .layers import RMSNorm, Walk
 from .rope import rope_on, rope_table, sinusoid
 
@@ -242,6 +243,10 @@ class WanDiT(nn.Module):
         self.head = Head(cfg)
         if cfg.img_dim is not None:
             self.img_emb = ImageEmbedding(cfg)
+        if cfg.ref_dim is not None:
+            self.ref_conv = ReferenceEmbedding(cfg)
+        if cfg.camera_dim is not None:
+            self.control_adapter = CameraAdapter(cfg)
         self._timed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def forward(
@@ -253,6 +258,8 @@ class WanDiT(nn.Module):
         walk: Walk = iter,
         text_bias: Tensor | None = None,
         chunk: int | None = None,
+        reference: Tensor | None = None,
+        camera: Tensor | None = None,
     ) -> Tensor | list[Tensor]:
         """Predict the velocity.
 
@@ -267,11 +274,14 @@ class WanDiT(nn.Module):
             text_bias: added to the scores of the rows of ``text``, ``[B, S]``: ``log n`` makes a row weigh as much
                 as n equal rows. ``text`` is not padded then.
             chunk: tokens that are worked on at once where the result does not depend on it but for rounding; None: all.
+            reference: latent of a reference picture ``[B, ref_dim, h, w]``; one ``x`` of one size then.
+            camera: camera embedding ``[B, 24, T, H, W]`` in pixels, on any device; one ``x`` of one size then.
 
         Returns:
             float32, ``[B, out_dim, T, h, w]`` or the list of such. Odd sides are padded to the patch and cut again.
         """
-        return self.together([Inputs(x=x, t=t, text=text, clip=clip, text_bias=text_bias)], walk, chunk)[0]
+        inputs = Inputs(x=x, t=t, text=text, clip=clip, text_bias=text_bias, reference=reference, camera=camera)
+        return self.together([inputs], walk, chunk)[0]
 
     def together(
         self, inputs: Sequence["Inputs"], walk: Walk = iter, chunk: int | None = None
@@ -293,8 +303,14 @@ class WanDiT(nn.Module):
         """Everything before the blocks."""
         x, text, clip = inputs.x, inputs.text, inputs.clip
         tokens_BLd, grids, sizes = self._embed(x)
-        rope, mask = self._positions(grids, tokens_BLd)
         e_Ud, e0_U6d, which_BL = self._time(inputs.t, tokens_BLd.shape[1])
+        if inputs.camera is not None:
+            tokens_BLd = self.control_adapter.add(tokens_BLd, inputs.camera)
+        spans, ahead = grids, 0
+        if inputs.reference is not None:
+            tokens_BLd, which_BL, ahead = self._with_reference(inputs.reference, tokens_BLd, which_BL)
+            spans = [(frames + 1, height, width) for frames, height, width in grids]
+        rope, mask = self._positions(spans, tokens_BLd)
         return _Pass(
             tokens_BLd=tokens_BLd,
             e_Ud=e_Ud,
@@ -308,14 +324,22 @@ class WanDiT(nn.Module):
             grids=grids,
             sizes=sizes,
             is_list=isinstance(x, list),
+            ahead=ahead,
         )
+
+    def _with_reference(self, latent_BChw: Tensor, tokens_BLd: Tensor, which_BL: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Tokens with those of the reference in front, as a frame at time 0 with the clip's own timestep."""
+        first = self.ref_conv(pad_to_patch(latent_BChw.unsqueeze(2), self.config.patch).squeeze(2))
+        if which_BL.shape[1] > 1:
+            which_BL = torch.cat((which_BL[:, -1:].expand(-1, first.shape[1]), which_BL), dim=1)
+        return torch.cat((first.to(tokens_BLd.dtype), tokens_BLd), dim=1), which_BL, first.shape[1]
 
     def _padded(self, text_BSd: Tensor) -> Tensor:
         return F.pad(text_BSd, (0, 0, 0, max(0, self.config.text_len - text_BSd.shape[1])))
 
     def _finish(self, done: "_Pass", chunk: int | None) -> Tensor | list[Tensor]:
         """Everything after them."""
-        patches_BLp = self.head(done.tokens_BLd, done.e_Ud, done.which_BL, chunk).float()
+        patches_BLp = self.head(done.tokens_BLd, done.e_Ud, done.which_BL, chunk).float()[:, done.ahead :]
         if not done.is_list:
             return self._unpatch(patches_BLp, done.grids[0], done.sizes[0])
         return [self._unpatch(p[None], g, s)[0] for p, g, s in zip(patches_BLp, done.grids, done.sizes)]
@@ -378,6 +402,8 @@ class Inputs:
     text: Tensor
     clip: Tensor | None = None
     text_bias: Tensor | None = None
+    reference: Tensor | None = None
+    camera: Tensor | None = None
 
 
 @dataclass(kw_only=True)
@@ -396,6 +422,8 @@ class _Pass:
     grids: list[tuple[int, int, int]]
     sizes: list[torch.Size]
     is_list: bool
+    ahead: int = 0
+    """Tokens in front that are no part of the clip."""
 
 
 def pad_to_patch(x_BCTHW: Tensor, patch: tuple[int, int, int]) -> Tensor:

@@ -6,13 +6,14 @@ from torch import Tensor
 
 from ..conditioning.checks import check_tensor
 from ..conditioning.known_frames import known_video
-from ..errors import InputError
+from ..errors import InputError, MismatchError
 from ..grid import Grid
 from ..models.clip_vision import preprocess, preprocess_native
 from ..runtime.finite import check_finite
 from ..runtime.memory import fixed_work
 from ..runtime.ports import Notify, Ports
 from ..runtime.stay import Stay, Stop
+from ..variants import Feature, LatentSpec, WanVariant
 from .load import ClipVisionHandle, VaeHandle
 from .vae import encode_stream
 
@@ -63,6 +64,27 @@ def known_pictures(grid: Grid, first: Tensor | None, last: Tensor | None) -> Ten
     if last is not None:
         clip[-len(last) :] = last[-grid.frames :]
     return clip
+
+
+def takes_pictures(variant: WanVariant, spec: LatentSpec) -> tuple[bool, bool]:
+    """Whether a model takes start and end images beside the noise, and whether as clean frames of the latent.
+
+    Args:
+        spec: the latent space that the pictures are to be encoded in.
+
+    Raises:
+        MismatchError: the VAE is of another space, or the model takes no pictures, or together with something else.
+    """
+    features = variant.features
+    if spec is not variant.latent:
+        raise MismatchError(f"{variant.title} takes the {variant.latent.vae}; connected is the {spec.vae}.")
+    if {Feature.CONTROL, Feature.CAMERA} & features:
+        node = "Wan Core Fun Control" if Feature.CONTROL in features else "Wan Core Camera Control"
+        raise MismatchError(f"{variant.title} takes its start image from {node}. Use that node for it.")
+    beside, clean = Feature.CONCAT in features, Feature.FIRST_FRAME in features
+    if not beside and not clean:
+        raise MismatchError(f"{variant.title} takes no pictures. Choose an image-to-video model.")
+    return beside, clean
 
 
 def fit(images_BHWC: Tensor, grid: Grid, what: str, notify: Notify) -> Tensor:

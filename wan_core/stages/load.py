@@ -225,7 +225,10 @@ def weight_sizes(blank: torch.nn.Module, stored: Mapping[str, torch.dtype], poli
     walked, at_home = getattr(blank, "walked", ""), getattr(blank, "stays_home", ())
     blocks, rest = [0] * len(getattr(blank, walked, ())), 0
     for name, tensor in blank.state_dict().items():
-        nbytes = tensor.numel() * min(stored[name].itemsize, policy.dtype_of(name).itemsize)
+        itemsize = policy.dtype_of(name).itemsize
+        if tensor.ndim != 4:  # two-dimensional convolutions are decoded when they are loaded
+            itemsize = min(stored[name].itemsize, itemsize)
+        nbytes = tensor.numel() * itemsize
         first, _, after = name.partition(".")
         if first == walked and blocks:
             blocks[int(after.partition(".")[0])] += nbytes
@@ -269,14 +272,15 @@ def _is_lone_expert(path: Path, rows: tuple[WanVariant, ...], variant: str) -> b
 
 
 def _choose(rows: list[WanVariant], variant: str, path: Path) -> WanVariant:
-    """The asked row; else one whose name ending (480p, 720p) stands in the file name; else the first."""
+    """The asked row; else the one of whose name most parts (fun, inp, i2v, 480p ...) stand in the file name; else the
+    first."""
     if variant != "auto":
         for row in rows:
             if row.name == variant:
                 return row
         raise MismatchError(f"{path.name} cannot be '{variant}'. It can be: {', '.join(row.name for row in rows)}.")
-    named = [row for row in rows if row.name.rsplit("-", 1)[-1] in path.name.lower()]
-    return (named or rows)[0]
+    name = path.name.lower()
+    return max(rows, key=lambda row: sum(part in name for part in row.name.split("-")))
 
 
 def _titles(rows: Sequence[WanVariant]) -> str:

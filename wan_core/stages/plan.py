@@ -139,7 +139,7 @@ def _absent(parts: Parts) -> list[str]:
 
 
 def _needs_encode(variant: WanVariant, start: sample.StartLatent) -> bool:
-    return Feature.CONCAT in variant.features or start.noise_mask is not None
+    return bool({Feature.CONCAT, Feature.START} & variant.features) or start.noise_mask is not None
 
 
 def _all_weights(parts: Parts) -> list[Resident]:
@@ -181,10 +181,11 @@ def _sampler(model: ModelHandle, start: sample.StartLatent, plan: sample.Plan, m
     sides = plan.experts if model.low is not None else ["high"] * len(plan.schedule)
     per_step = [passes(guidance[side]) for side in sides]
     used = {"high": model.high, "low": model.low}
+    frames = start.samples.shape[2]
     work = dit_work(
         model.variant.dit,
         start.samples.shape[0],
-        _tokens(start),
+        _tokens(start) * (frames + sample.extra_frames(model.variant)) // frames,
         max(per_step),
         model.high.compute_dtype.itemsize,
         fused=model.high.device.type == "cuda",

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..conditioning.camera import camera_context
 from ..conditioning.checks import check_tensor
-from ..conditioning.clip_tokens import clip_context
+from ..conditioning.clip_tokens import blank_context, clip_context
+from ..conditioning.control import check_control, plain_channels
 from ..conditioning.first_frame import CleanFrames
 from ..conditioning.known_frames import LATENT_LAYOUT, concat_channels
+from ..conditioning.reference import reference_latent
 from ..conditioning.text import folded, text_context
 from ..errors import InputError, MismatchError, first_few
 from ..grid import PATCH_HW, check_amount
@@ -45,13 +48,17 @@ class Condition:
     """One side (positive or negative) as it comes off the wires.
 
     text ``[1 or B, S, text_dim]``; known_latent ``[1, C, T, h, w]`` not normalised; known_mask ``[1, 4, T, h, w]``, 1
-    known; clip: CLIP tokens ``[1 or 2, S, dim]``.
+    known; clip: CLIP tokens ``[1 or 2, S, dim]``; control_latent ``[1, C, T, h, w]`` and reference ``[1, C, 1, h, w]``
+    not normalised; camera ``[1, 24, T, H, W]`` in pixels.
     """
 
     text: Tensor
     known_latent: Tensor | None = None
     known_mask: Tensor | None = None
     clip: Tensor | None = None
+    control_latent: Tensor | None = None
+    reference: Tensor | None = None
+    camera: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +202,11 @@ def sample(
     like = given.to(device)
     conditions = [_condition(side, variant, like, ports) for side in (positive, negative) if side is not None]
     _check_sides(positive, negative, ports)
+    if clean is not None and Feature.CONCAT in variant.features and positive.known_latent is None:
+        raise MismatchError(
+            f"{variant.title} takes its picture in the latent and beside the noise; here it is in the latent alone. "
+            "Connect the model to Wan Core Image to Video, or use Wan Core Fun Control or Camera Control."
+        )
     # All inputs are good. What a host cannot hold it refuses here, before noise of the same size is drawn.
     with _stay(model, plan, like, ports) as stay, using(model.options.attention, ports.notify):
         denoise = _denoiser(model, conditions, plan, clean, stay)
@@ -312,15 +324,20 @@ class _Inputs:
     text_bias: Tensor | None
     concat: Tensor | None
     clip: Tensor | None
+    reference: Tensor | None = None
+    camera: Tensor | None = None
 
 
 def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> _Inputs:
     cfg, batch = variant.dit, x.shape[0]
+    check_control(side.control_latent, variant)
     concat = None
     if Feature.CONCAT in variant.features:
         if side.known_latent is None:
             ports.notify(f"{variant.title} is an image model and has no image: it will make the video from text alone.")
         concat = concat_channels(side.known_latent, side.known_mask, variant.latent, x)
+    elif Feature.START in variant.features:  # trained without a mask: the one that native nodes add says no more
+        concat = plain_channels(side.known_latent, variant.latent, x, "start image")
     elif side.known_latent is not None:
         remedy = "Choose an image-to-video model, or remove the image-to-video node."
         if Feature.FIRST_FRAME in variant.features:
@@ -330,9 +347,18 @@ def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) ->
         )
     if side.known_mask is not None and side.known_latent is None:
         raise MismatchError("The conditioning carries a mask without an image. Remove the node that adds the mask.")
+    if Feature.CONTROL in variant.features:
+        if side.control_latent is None:
+            ports.notify(f"{variant.title} has no control video: nothing leads the movement but the text.")
+        concat = torch.cat((plain_channels(side.control_latent, variant.latent, x, "control video"), concat), dim=1)
+    reference, camera = reference_latent(side.reference, variant, x), camera_context(side.camera, variant, x)
+    if Feature.CAMERA in variant.features and camera is None:
+        ports.notify(f"{variant.title} has no camera path: connect Wan Core Camera Path, or it moves as it likes.")
     clip = None
     if Feature.CLIP in variant.features and side.clip is not None:
         clip = clip_context(side.clip.float(), cfg, batch).to(x.device)
+    elif Feature.BLANK in variant.features and side.clip is None:
+        clip = blank_context(cfg, batch).to(x.device)
     elif side.clip is not None:
         ports.notify(f"{variant.title} has no CLIP branch: the CLIP vision features are not used (harmless).")
     elif Feature.CLIP in variant.features:
@@ -340,7 +366,7 @@ def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) ->
     text, bias = text_context(side.text.float(), cfg, batch), None
     if x.device.type == "cpu":  # a fifth of a short clip's work there; on a card a mask costs more than it saves
         text, bias = folded(text, cfg)
-    return _Inputs(text=text.to(x.device), text_bias=bias, concat=concat, clip=clip)
+    return _Inputs(text=text.to(x.device), text_bias=bias, concat=concat, clip=clip, reference=reference, camera=camera)
 
 
 def _check_sides(positive: Condition, negative: Condition | None, ports: Ports) -> None:
@@ -353,6 +379,11 @@ def _check_sides(positive: Condition, negative: Condition | None, ports: Ports) 
         )
 
 
+def extra_frames(variant: WanVariant) -> int:
+    """Frames of tokens that may stand beside the clip's own."""
+    return 1 if Feature.REFERENCE in variant.features else 0
+
+
 def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports) -> Stay:
     """The device, for all steps of the plan."""
     stops = []
@@ -362,7 +393,7 @@ def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports) -> Stay:
         changes = changes_at(model.loras, side, step.index, len(plan.whole))
         stops.append(Stop(weights=weights, changes=changes, passes=passes(guidance)))
     batch, _, frames, height, width = x.shape
-    tokens = frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
+    tokens = (frames + extra_frames(model.variant)) * -(-height // PATCH_HW) * -(-width // PATCH_HW)
     work = dit_work(
         model.variant.dit,
         batch,
@@ -382,7 +413,15 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
         t = clean.timesteps(step.timestep, x) if clean is not None else x.new_full((x.shape[0],), step.timestep)
         stacked = [x if side.concat is None else torch.cat((x, side.concat), dim=1) for side in sides]
         inputs = [
-            Inputs(x=one, t=t, text=side.text, clip=side.clip, text_bias=side.text_bias)
+            Inputs(
+                x=one,
+                t=t,
+                text=side.text,
+                clip=side.clip,
+                text_bias=side.text_bias,
+                reference=side.reference,
+                camera=side.camera,
+            )
             for one, side in zip(stacked, sides)
         ]
 
@@ -393,7 +432,12 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
             made = []
             for again, one in enumerate(inputs):
                 module, walk = stay.begin(number, again)
-                made.append(module(one.x, one.t, one.text, one.clip, walk, one.text_bias, stay.plan.chunk))
+                made.append(
+                    module(
+                        one.x, one.t, one.text, one.clip, walk, one.text_bias, stay.plan.chunk, one.reference,
+                        one.camera,
+                    )
+                )  # fmt: skip
             return made
 
         return stay.attempt(all_sides)

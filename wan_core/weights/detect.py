@@ -136,9 +136,10 @@ def _strip(name: str, prefixes: tuple[str, ...]) -> str:
     return name.removeprefix(prefix)
 
 
-def _inputs(config: DitConfig) -> tuple[int, int, bool, int | None]:
+def _inputs(config: DitConfig) -> tuple[int | bool | None, ...]:
     """What decides which features a model has."""
-    return config.in_dim, config.out_dim, config.img_dim is not None, config.img_tokens
+    image = config.img_dim is not None, config.img_tokens
+    return config.in_dim, config.out_dim, *image, config.ref_dim, config.camera_dim
 
 
 def _variants(config: DitConfig) -> tuple[WanVariant, ...]:
@@ -153,13 +154,14 @@ def _variants(config: DitConfig) -> tuple[WanVariant, ...]:
 
 
 def _unknown_inputs(config: DitConfig) -> str:
-    known = {(16, 16): "T2V", (36, 16): "I2V and FLF2V", (48, 48): "TI2V"}
-    images = "with" if config.img_dim is not None else "without"
-    fun = ""
-    if config.out_dim == 16 and config.in_dim > 16:
-        fun = " It looks like a Wan Fun Control or camera model, which is not supported yet."
+    known = {
+        (16, 16): "T2V", (36, 16): "I2V and FLF2V", (48, 48): "TI2V", (48, 16): "Fun Control 2.1 (with images)",
+        (52, 16): "Fun Control 2.2 (with a reference)", (32, 16): "Fun Camera 2.1 (with images and a camera)",
+        (100, 48): "Fun InP 5B", (148, 48): "Fun Control 5B (with a reference)",
+    }  # fmt: skip
+    parts = {"an image": config.img_dim, "a reference": config.ref_dim, "a camera": config.camera_dim}
+    has = ", ".join(f"{'with' if value is not None else 'without'} {name} branch" for name, value in parts.items())
     listed = ", ".join(f"{title} {a} -> {b}" for (a, b), title in known.items())
     return (
-        f"it takes {config.in_dim} and gives {config.out_dim} channels, {images} an image branch; known are "
-        f"{listed}.{fun} Choose one of those."
+        f"it takes {config.in_dim} and gives {config.out_dim} channels, {has}; known are {listed}. Choose one of those."
     )

@@ -8,8 +8,6 @@ from ..errors import ModelFileError
 # Wan models of a kind that is not built yet: pattern of a name without prefix -> what it is.
 NOT_YET: tuple[tuple[str, str], ...] = (
     (r"vace_patch_embedding\.|vace_blocks\.", "Wan VACE"),
-    (r"control_adapter\.", "Wan Fun Camera Control"),
-    (r"ref_conv\.", "Wan Fun Control with a reference image"),
     (r"casual_audio_encoder\.|audio_injector\.|trainable_cond_mask\.", "Wan 2.2 S2V (speech to video)"),
     (r"face_adapter\.|pose_patch_embedding\.|motion_encoder\.|face_encoder\.", "Wan 2.2 Animate"),
     (r"audio_proj\.|audio_proj_glob", "HuMo or another audio-driven Wan model"),

@@ -55,6 +55,8 @@ def dit_config(shapes: Shapes, said: Mapping[str, object]) -> DitConfig:
         patch=tuple(patch),
         img_dim=_shape(shapes, "img_emb.proj.0.weight", 1)[0] if _has(shapes, "img_emb") else None,
         img_tokens=_shape(shapes, "img_emb.emb_pos", 3)[1] if "img_emb.emb_pos" in shapes else None,
+        ref_dim=_shape(shapes, "ref_conv.weight", 4)[1] if _has(shapes, "ref_conv") else None,
+        camera_dim=_camera_dim(shapes) if _has(shapes, "control_adapter") else None,
     )
     for name in ("text_dim", "freq_dim", "dim", "num_layers"):
         if _said(said, name) not in (None, getattr(config, name)):
@@ -62,6 +64,17 @@ def dit_config(shapes: Shapes, said: Mapping[str, object]) -> DitConfig:
                 f"the metadata says {name} {said[name]}, the tensors say {getattr(config, name)}. Download it again."
             )
     return config
+
+
+def _camera_dim(shapes: Shapes) -> int:
+    """Channels that the camera adapter takes: 24 times a whole square of pixels."""
+    width = _shape(shapes, "control_adapter.conv.weight", 4)[1]
+    if width % 24 or math.isqrt(width // 24) ** 2 != width // 24:
+        raise ModelFileError(
+            f"its camera adapter takes {width} channels; known are 1536 (folded by 8) and 6144 (by 16). Use a Fun "
+            "Camera model of Wan 2.1 or 2.2."
+        )
+    return width
 
 
 def umt5_config(shapes: Shapes, said: Mapping[str, object]) -> Umt5Config:

@@ -7,6 +7,7 @@ from tests import tiny
 from wan_core.errors import InputError, MismatchError, NonFiniteError
 from wan_core.runtime.ports import PlainMemory, Ports
 from wan_core.stages.sample import Condition, Settings, StartLatent, resolve, sample
+from wan_core.variants import Feature
 
 SHAPE = (1, 16, 3, 6, 8)
 
@@ -196,3 +197,39 @@ def test_folding_the_empty_rows_of_the_text_changes_nothing_but_rounding(rows, m
     whole = run(model, positive=Condition(text=text))
     assert min(rows + 1, 512) in seen and 512 in seen
     torch.testing.assert_close(folded, whole, atol=1e-4 * whole.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("name", ["fun-inp-1.3b", "fun-control-v1.1-1.3b", "fun-camera-1.3b"])
+def test_a_fun_model_without_a_picture_gets_clip_tokens_of_zeros(name):
+    """As VideoX-Fun does; I2V models, which were never trained so, get none."""
+    model = tiny.model(name)
+    blank = condition(clip=torch.zeros(1, 257, 32)), condition(6, clip=torch.zeros(1, 257, 32))
+    assert torch.equal(run(model), run(model, positive=blank[0], negative=blank[1]))
+    seen = condition(clip=torch.randn(1, 257, 32))
+    assert (run(model) - run(model, positive=seen)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["fun-control-1.3b", "fun-control-a14b", "fun-control-5b"])
+def test_a_control_model_sees_control_mask_and_start_in_the_order_it_was_trained_in(name):
+    """A model that reads one group of channels alone is changed by that condition alone."""
+    row = tiny.variant(name)
+    channels, shape = row.latent.channels, (1, row.latent.channels, *SHAPE[2:])
+    mask = 4 if Feature.CONCAT in row.features else 0
+    groups = {"control_latent": (channels, 2 * channels), "known_latent": (2 * channels + mask, 3 * channels + mask)}
+    if mask:
+        groups["known_mask"] = (2 * channels, 2 * channels + 4)
+    assert row.dit.in_dim == 3 * channels + mask
+    values = {key: torch.randn(shape) for key in groups if key != "known_mask"}
+    values |= {"known_mask": torch.zeros(1, 4, *SHAPE[2:])} if mask else {}
+    for group, (begin, end) in groups.items():
+        model = tiny.model(name)
+        for expert in filter(None, (model.high, model.low)):
+            weight = expert.module.patch_embedding.weight
+            kept = weight[:, begin:end].clone()
+            weight[:, channels:] = 0
+            weight[:, begin:end] = kept
+        whole = run(model, positive=condition(**values), latent=start(shape))
+        for key, value in values.items():
+            changed = condition(**(values | {key: value + 1}))
+            same = torch.equal(whole, run(model, positive=changed, latent=start(shape)))
+            assert same == (key != group), (group, key)

@@ -24,12 +24,18 @@ PLANS = [(0, False), (0, True), (1, False), (2, True), (3, False), (3, True)]
 
 def run(name: str, memory, settings=None, model=None):
     row = tiny.variant(name)
-    extra = {}
+    extra, generator = {}, torch.Generator().manual_seed(7)
     shape = (1, row.latent.channels, *SHAPE[2:])
-    if Feature.CONCAT in row.features:
-        generator = torch.Generator().manual_seed(9)
-        extra["known_latent"] = torch.randn(SHAPE, generator=generator)
+    side = row.latent.stride_hw
+    if {Feature.CONCAT, Feature.START} & row.features:
+        extra["known_latent"] = torch.randn(shape, generator=torch.Generator().manual_seed(9))
         extra["known_mask"] = torch.ones(1, 4, *SHAPE[2:])
+    if Feature.CONTROL in row.features:
+        extra["control_latent"] = torch.randn(shape, generator=generator)
+    if Feature.REFERENCE in row.features:
+        extra["reference"] = torch.randn(shape, generator=generator)[:, :, :1]
+    if Feature.CAMERA in row.features:
+        extra["camera"] = torch.randn(1, 24, SHAPE[2], SHAPE[3] * side, SHAPE[4] * side, generator=generator)
     if Feature.CLIP in row.features:
         tokens = 514 if Feature.LAST_FRAME in row.features else 257
         extra["clip"] = torch.randn(1, tokens, 32, generator=torch.Generator().manual_seed(8))

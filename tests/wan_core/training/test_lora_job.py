@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests import tiny
 from tests.wan_core.training.tiny_run import SCENES, lora_command, losses, same_files, scenes
 from wan_core.errors import InputError, TrainingError
 from wan_core.runtime.ports import Compute, Ports
@@ -19,7 +21,7 @@ from wan_core.training.data_set import DataSet, fingerprint
 from wan_core.training.dit_task import DitSettings
 from wan_core.training.flow import SigmaSettings
 from wan_core.training.loop import LoopSettings
-from wan_core.training.lora_job import LoraRecipe, expert_of, train_lora
+from wan_core.training.lora_job import LoraRecipe, check_fit, expert_of, train_lora
 from wan_core.training.lora_task import LoraSettings, LoraTask
 from wan_core.training.optim import OptimSettings
 from wan_core.training.phases import Phase
@@ -203,3 +205,9 @@ def test_a_loss_that_is_no_number_ends_the_command_in_a_sentence_and_nothing_goo
     assert program.main(lora_command(tmp_path / "broken", files)) == 0  # what was wrong with the data is mended
     assert same_files(states(tmp_path / "whole")[-1], states(tmp_path / "broken")[-1])
     assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
+
+
+@pytest.mark.parametrize("name", ["fun-control-a14b", "fun-camera-a14b"])
+def test_a_model_that_takes_what_no_clip_brings_is_refused(name):
+    with pytest.raises(InputError, match=r"Fun .* takes a control video or a camera path.*Train on a T2V"):
+        check_fit(tiny.model(name), tiny.vae(), SimpleNamespace(config=SimpleNamespace(dim=24)))

@@ -9,20 +9,37 @@ import torch
 
 from wan_core.configs import ClipVisionConfig, DitConfig, Umt5Config, VaeConfig
 from wan_core.errors import ModelFileError
+from wan_core.models.dit import WanDiT
 from wan_core.variants import VARIANTS
 from wan_core.weights.detect import detect, storage
 from wan_core.weights.header import TensorInfo
 from wan_core.weights.keymaps import HOME_PREFIX, NAMINGS, PREFIXES, to_naming
+from wan_core.weights.load import plan_load
 
 KEYS = Path(__file__).parents[2] / "goldens" / "keys"
 ROWS = {row.name: row for row in VARIANTS}
 DITS = {
     "t2v_1_3B": ("t2v-1.3b",),
     "t2v_14B": ("t2v-14b", "t2v-a14b"),
-    "i2v_14B_wan21": ("i2v-14b-480p", "i2v-14b-720p"),
+    "i2v_14B_wan21": ("i2v-14b-480p", "i2v-14b-720p", "fun-inp-14b"),
     "flf2v_14B": ("flf2v-14b",),
-    "i2v_A14B_expert": ("i2v-a14b",),
+    "i2v_A14B_expert": ("i2v-a14b", "fun-inp-a14b"),
     "ti2v_5B": ("ti2v-5b",),
+}
+# Fun models: the inventory that they are built on, input channels, CLIP branch, reference and camera convolutions.
+FUN = {
+    "fun-inp-1.3b": ("t2v_1_3B", 36, True, None, None),
+    "fun-control-1.3b": ("t2v_1_3B", 48, True, None, None),
+    "fun-control-v1.1-1.3b": ("t2v_1_3B", 48, True, 16, None),
+    "fun-camera-1.3b": ("t2v_1_3B", 32, True, None, 8),
+    "fun-control-14b": ("i2v_14B_wan21", 48, False, None, None),
+    "fun-control-v1.1-14b": ("i2v_14B_wan21", 48, False, 16, None),
+    "fun-camera-14b": ("i2v_14B_wan21", 32, False, None, 8),
+    "fun-control-a14b": ("i2v_A14B_expert", 52, False, 16, None),
+    "fun-camera-a14b": ("i2v_A14B_expert", 36, False, None, 8),
+    "fun-inp-5b": ("ti2v_5B", 100, False, None, None),
+    "fun-control-5b": ("ti2v_5B", 148, False, 48, None),
+    "fun-camera-5b": ("ti2v_5B", 100, False, None, 16),
 }
 NANO = {"nano-t2v", "nano-i2v"}  # the pack's own; tests/benchmarks/test_nano.py loads the files
 OTHERS = {
@@ -63,8 +80,50 @@ def test_a_base_model_is_recognised_in_every_naming_and_under_every_prefix(name,
             assert found.config == OTHERS[name][1]
 
 
+def fun_shapes(base: str, in_dim: int, image: bool, ref: int | None, fold: int | None) -> dict[str, tuple[int, ...]]:
+    """A Fun model's names and shapes, from the inventory that it is built on and what VideoX-Fun adds to it."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in inventory(base).items()}
+    dim = shapes["patch_embedding.weight"][0]
+    shapes["patch_embedding.weight"] = (dim, in_dim, 1, 2, 2)
+    if image:
+        for block in range(30):
+            layer = f"blocks.{block}.cross_attn"
+            shapes |= {f"{layer}.{one}_img.weight": (dim, dim) for one in "kv"}
+            shapes |= {f"{layer}.{one}_img.bias": (dim,) for one in "kv"} | {f"{layer}.norm_k_img.weight": (dim,)}
+        for number, size in (("0", (1280,)), ("1", (1280, 1280)), ("3", (dim, 1280)), ("4", (dim,))):
+            shapes |= {f"img_emb.proj.{number}.weight": size, f"img_emb.proj.{number}.bias": size[:1]}
+    if ref:
+        shapes |= {"ref_conv.weight": (dim, ref, 2, 2), "ref_conv.bias": (dim,)}
+    if fold:
+        shapes["control_adapter.conv.weight"] = (dim, 24 * fold**2, 2, 2)
+        shapes["control_adapter.conv.bias"] = (dim,)
+        for conv in ("conv1", "conv2"):
+            shapes[f"control_adapter.residual_blocks.0.{conv}.weight"] = (dim, dim, 3, 3)
+            shapes[f"control_adapter.residual_blocks.0.{conv}.bias"] = (dim,)
+    return shapes
+
+
+@pytest.mark.parametrize("name", FUN)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_a_fun_model_is_recognised_and_every_tensor_has_its_place(name, prefix, dtype):
+    """Official files, ComfyUI single files, and scaled fp8 (whose matrices alone are stored so)."""
+    shapes = fun_shapes(*FUN[name])
+    header = {prefix + one: info(shape, dtype if len(shape) == 2 else torch.bfloat16) for one, shape in shapes.items()}
+    if dtype is torch.float8_e4m3fn:
+        matrices = [one for one, shape in shapes.items() if len(shape) == 2 and one.startswith("blocks.")]
+        header |= {f"{prefix}{one.removesuffix('weight')}scale_weight": info((), torch.float32) for one in matrices}
+        header[f"{prefix}scaled_fp8"] = info((0,), dtype)
+    found = detect(header, {}, name)
+    assert [row.name for row in found.variants] == [name]
+    assert found.config == ROWS[name].dit and found.variants[0] is ROWS[name]
+    with torch.device("meta"):
+        plan = plan_load(WanDiT(found.config), header, found)
+    assert set(plan.weights) == set(shapes)
+
+
 def test_every_row_of_the_variant_table_is_reached():
-    assert {name for names in DITS.values() for name in names} | NANO == set(ROWS)
+    assert {name for names in DITS.values() for name in names} | NANO | set(FUN) == set(ROWS)
 
 
 def tiny(options=None, drop=(), **extra) -> dict[str, TensorInfo]:
@@ -93,10 +152,11 @@ def test_an_unknown_size_takes_all_rows_with_its_features_and_says_so():
     assert all(row.dit == found.config and row.title.endswith("(custom size)") for row in found.variants)
     assert found.config.num_heads == 2
     assert [row.name for row in detect(tiny({"inner": 48, "out": 48}), {}).variants] == ["ti2v-5b"]
-    assert [row.name for row in detect(tiny({"inner": 36}), {}).variants] == ["i2v-a14b"]
+    assert [row.name for row in detect(tiny({"inner": 36}), {}).variants] == ["i2v-a14b", "fun-inp-a14b"]
     image = {"img_emb.proj.0.weight": (64,)}
     found = detect(tiny({"inner": 36}, **image), {})
-    assert [row.name for row in found.variants] == ["i2v-14b-480p", "i2v-14b-720p"] and found.config.img_dim == 64
+    names = ["i2v-14b-480p", "i2v-14b-720p", "fun-inp-1.3b", "fun-inp-14b"]
+    assert [row.name for row in found.variants] == names and found.config.img_dim == 64
     found = detect(tiny({"inner": 36}, **image, **{"img_emb.emb_pos": (1, 514, 64)}), {})
     assert [row.name for row in found.variants] == ["flf2v-14b"] and found.config.img_tokens == 514
 
@@ -166,10 +226,10 @@ def test_wan_models_that_are_not_built_yet_are_refused_by_name(name, title, pref
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        (tiny({"inner": 32}, **{"control_adapter.conv.weight": (8, 8, 2, 2)}), "Fun Camera"),
-        (tiny({"inner": 52}, **{"ref_conv.weight": (8, 16, 2, 2)}), "Fun Control"),
-        (tiny({"inner": 52}), "takes 52 and gives 16 channels, without an image branch; .* Fun Control"),
-        (tiny({"inner": 48}, **{"img_emb.proj.0.weight": (64,)}), "takes 48 .* with an image branch"),
+        (tiny({"inner": 32}, **{"control_adapter.conv.weight": (8, 8, 2, 2)}), "camera adapter takes 8 channels"),
+        (tiny({"inner": 52}, **{"ref_conv.weight": (8, 24, 2, 2)}), "takes 52 .* with a reference branch"),
+        (tiny({"inner": 52}), "takes 52 and gives 16 channels, without an image branch.* Fun Control"),
+        (tiny({"inner": 40}, **{"img_emb.proj.0.weight": (64,)}), "takes 40 .* with an image branch"),
         (tiny({"inner": 5, "out": 7}), "takes 5 and gives 7 channels"),
         (tiny(**{"patch_embedding_pose.weight": (8, 8, 1, 2, 2)}), "SCAIL"),
         (tiny(drop=("patch_embedding.weight",)), "'patch_embedding.weight' is missing"),

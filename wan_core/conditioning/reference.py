@@ -1,0 +1,37 @@
+"""A reference picture as one frame of tokens in front of the clip (Feature.REFERENCE).
+
+Source: aigc-apps/VideoX-Fun ``videox_fun/models/wan_transformer3d.py`` (``ref_conv``); as native ComfyUI, and unlike
+VideoX-Fun, which then gives a frame of zeros, nothing goes in front where no picture is given.
+"""
+
+from torch import Tensor
+
+from ..errors import MismatchError
+from ..variants import Feature, WanVariant
+from .checks import check_tensor
+from .known_frames import LATENT_LAYOUT
+from .text import spread
+
+
+def reference_latent(latent: Tensor | None, variant: WanVariant, like: Tensor) -> Tensor | None:
+    """The first frame of a reference latent, normalised: ``[B, C, h, w]``, or None.
+
+    Args:
+        latent: ``[1 or B, C, T, h, w]``, not normalised.
+        like: the noisy latent, for batch and size.
+    """
+    if latent is None:
+        return None
+    if Feature.REFERENCE not in variant.features:
+        raise MismatchError(
+            f"The conditioning carries a reference picture, but {variant.title} takes none. Load a Fun Control model "
+            "of Wan 2.2 (or 2.1 V1.1), or disconnect the picture."
+        )
+    check_tensor(latent, "The reference latent", LATENT_LAYOUT)
+    want = [like.shape[1], *like.shape[3:]]
+    if [latent.shape[1], *latent.shape[3:]] != want:
+        raise MismatchError(
+            f"The reference picture was encoded to {[latent.shape[1], *latent.shape[3:]]} (channels, height, width), "
+            f"the latent to sample needs {want}. Give both nodes the same width, height and VAE."
+        )
+    return spread(variant.latent.normalise(latent[:, :, :1].to(like))[:, :, 0], like.shape[0], "reference picture")
