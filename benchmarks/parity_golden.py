@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wan_core.configs import DitConfig, VaeConfig
 from wan_core.models.dit import WanDiT
+from wan_core.models.vace import build_dit
 from wan_core.models.vae import WanVAE
 from wan_core.variants import LatentSpec
 
@@ -111,9 +112,11 @@ def dit(golden: Golden, config: dict, prefix: str = "sd.") -> WanDiT:
         patch=tuple(config.get("patch_size", (1, 2, 2))),
         img_dim=config.get("img_dim"),
         img_tokens=None if positions is None else positions.shape[1],
+        vace_layers=tuple(config.get("vace_layers", ())),
+        vace_in_dim=config.get("vace_in_dim"),
         **known,
     )
-    return golden.into(WanDiT(cfg), prefix)
+    return golden.into(build_dit(cfg), prefix)
 
 
 def vae(golden: Golden, config: dict, prefix: str = "sd.") -> WanVAE:

@@ -13,6 +13,7 @@ from .memory import Memory, Plan
 from .sampling import Sampler
 from .text import TextEncode
 from .training import TrainingData, TrainLoRA
+from .vace import Vace
 
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     TrainLoRA,
     Memory,
     Plan,
+    Vace,
 ]
 
 

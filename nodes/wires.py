@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..wan_core.conditioning.vace import VaceContext, with_empty_references
 from ..wan_core.errors import InputError, MismatchError
 from ..wan_core.stages import image, text, vae
 from ..wan_core.stages.load import ClipVisionHandle, TextEncoderHandle, VaeHandle
@@ -164,7 +165,10 @@ def vae_spec(vae_wire) -> LatentSpec:
     return LATENTS[channels]
 
 
-_HONOURED = {"concat_latent_image", "concat_mask", "clip_vision_output"}
+_VACE = ("vace_frames", "vace_mask", "vace_strength")
+_VACE_OURS = "wan_core_vace"
+"""Beside native ComfyUI's lists, one entry a context: (start, end, reference pictures)."""
+_HONOURED = {"concat_latent_image", "concat_mask", "clip_vision_output", *_VACE, _VACE_OURS}
 _INERT = {"pooled_output", "clip_start_percent", "clip_end_percent", "attention_mask"}
 _NEUTRAL = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "set_area_to_bounds": False}
 
@@ -194,7 +198,67 @@ def read_conditioning(conditioning: list, side: str) -> Condition:
         known_latent=extra.get("concat_latent_image"),
         known_mask=None if mask is None else 1.0 - _four_channels(mask),
         clip=None if output is None else output.penultimate_hidden_states,
+        vace=read_vace(extra, side),
     )
+
+
+def read_vace(extra: dict, side: str) -> tuple[VaceContext, ...]:
+    """The VACE contexts of one side, from native nodes or ours, in the order in which they were added."""
+    frames, masks, strengths = (extra.get(name) for name in _VACE)
+    if frames is None:
+        if masks is not None or strengths is not None:
+            raise MismatchError(
+                f"The {side} conditioning carries vace_mask or vace_strength without vace_frames, which the Wan Core "
+                "sampler does not know. Remove the node that adds it, or sample with the native KSampler."
+            )
+        return ()
+    masks = [None] * len(frames) if masks is None else masks
+    strengths = [1.0] * len(frames) if strengths is None else strengths
+    if not len(frames) == len(masks) == len(strengths):
+        raise MismatchError(
+            f"The {side} conditioning carries {len(frames)} VACE contexts, {len(masks)} masks and {len(strengths)} "
+            "strengths. Remove the node that changes one of them."
+        )
+    return tuple(
+        VaceContext(latent=latent, mask=mask, strength=float(strength), start=start, end=end)
+        for latent, mask, strength, (start, end, _) in zip(frames, masks, strengths, _vace_ours(extra), strict=True)
+    )
+
+
+def _vace_ours(extra: dict) -> list[tuple[float, float, int]]:
+    """Our entry of each context; those of native nodes count throughout, with no reference picture known of."""
+    ours = list(extra.get(_VACE_OURS) or ())
+    return ours + [(0.0, 1.0, 0)] * (len(extra.get("vace_frames") or ()) - len(ours))
+
+
+def write_vace(conditioning: list, context: VaceContext, references: int, spec: LatentSpec) -> tuple[list, int]:
+    """Add a context to CONDITIONING, after those that are there, and make room for the most reference pictures of any.
+
+    Returns:
+        The conditioning, and the number of latent frames before the clip.
+    """
+    made, before = [], references
+    for cross_attn, extra in conditioning:
+        entries = [*_vace_ours(extra), (context.start, context.end, references)]
+        most = max(count for *_, count in entries)
+        values = {name: [*(extra.get(name) or ())] for name in _VACE}
+        for name, value in zip(_VACE, (context.latent, context.mask, context.strength)):
+            values[name].append(value)
+        pairs = [
+            with_empty_references(latent, mask, most - count, spec)
+            for latent, mask, (*_, count) in zip(*(values[name] for name in _VACE[:2]), entries, strict=True)
+        ]
+        values["vace_frames"], values["vace_mask"] = ([*each] for each in zip(*pairs))
+        lengths = [latent.shape[2] for latent in values["vace_frames"]]
+        if len(set(lengths)) > 1:
+            raise MismatchError(
+                f"The VACE contexts have {', '.join(map(str, lengths))} latent frames. Give every VACE node the same "
+                "number of frames, and native ones the same number of reference pictures."
+            )
+        values[_VACE_OURS] = [(start, end, most) for start, end, _ in entries]
+        made.append([cross_attn, {**extra, **values}])
+        before = max(before, most)
+    return made, before
 
 
 def _four_channels(mask: Tensor) -> Tensor:
@@ -219,7 +283,9 @@ def _with_values(conditioning: list, values: dict) -> list:
     return [[cross_attn, {**extra, **values}] for cross_attn, extra in conditioning]
 
 
-_LATENT_INERT = {"downscale_ratio_spacial", "downscale_ratio_temporal", "fps", "type"}
+TRIM = "wan_core_trim"
+"""In a LATENT: frames before the clip (reference pictures) that are cut off when it is done."""
+_LATENT_INERT = {"downscale_ratio_spacial", "downscale_ratio_temporal", "fps", "type", TRIM}
 
 
 def read_latent(latent: dict) -> StartLatent:
@@ -243,7 +309,13 @@ def read_latent(latent: dict) -> StartLatent:
     )
 
 
-def write_latent(source: dict, samples: Tensor, fps: int) -> dict:
-    """The sampled LATENT; everything native that the source carried goes on, and the fps with it."""
+def write_latent(source: dict, samples: Tensor, fps: int, trim: bool = False) -> dict:
+    """The sampled LATENT; everything native that the source carried goes on, and the fps with it.
+
+    Args:
+        trim: cut off the frames before the clip.
+    """
     kept = {key: value for key, value in source.items() if not key.startswith("downscale_ratio")}
+    if trim and kept.get(TRIM):
+        samples = samples[:, :, kept.pop(TRIM) :]
     return {**kept, "samples": samples, "fps": fps}

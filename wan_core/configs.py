@@ -21,6 +21,10 @@ class DitConfig:
     img_dim: int | None = None
     img_tokens: int | None = None
     """Number of learned image positions (514 for first-last-frame models), None where there are none."""
+    vace_layers: tuple[int, ...] = ()
+    """Main blocks that get a hint from a VACE block each, the first of them 0; empty: no VACE."""
+    vace_in_dim: int | None = None
+    """Channels of a VACE context (96: two latents of 16 and a mask of 64)."""
 
     @property
     def head_dim(self) -> int:

@@ -253,6 +253,7 @@ class WanDiT(nn.Module):
         walk: Walk = iter,
         text_bias: Tensor | None = None,
         chunk: int | None = None,
+        vace: Sequence["Control"] = (),
     ) -> Tensor | list[Tensor]:
         """Predict the velocity.
 
@@ -267,11 +268,13 @@ class WanDiT(nn.Module):
             text_bias: added to the scores of the rows of ``text``, ``[B, S]``: ``log n`` makes a row weigh as much
                 as n equal rows. ``text`` is not padded then.
             chunk: tokens that are worked on at once where the result does not depend on it but for rounding; None: all.
+            vace: contexts for a model with VACE blocks.
 
         Returns:
             float32, ``[B, out_dim, T, h, w]`` or the list of such. Odd sides are padded to the patch and cut again.
         """
-        return self.together([Inputs(x=x, t=t, text=text, clip=clip, text_bias=text_bias)], walk, chunk)[0]
+        inputs = Inputs(x=x, t=t, text=text, clip=clip, text_bias=text_bias, vace=vace)
+        return self.together([inputs], walk, chunk)[0]
 
     def together(
         self, inputs: Sequence["Inputs"], walk: Walk = iter, chunk: int | None = None
@@ -281,13 +284,18 @@ class WanDiT(nn.Module):
         Every one is computed by itself, to the same bits as :meth:`forward`.
         """
         passes = [self._begin(one) for one in inputs]
-        for block in walk(self.blocks):
+        for block in walk(self.in_order()):
             for one in passes:
-                one.tokens_BLd = block(
-                    one.tokens_BLd, one.e0_U6d, one.which_BL, one.rope, one.text_BSd, one.image_BSd, one.mask, one.bias,
-                    *(() if chunk is None else (chunk,)),
-                )  # fmt: skip
+                self._advance(block, one, chunk)
         return [self._finish(one, chunk) for one in passes]
+
+    def in_order(self) -> Sequence[nn.Module]:
+        """The blocks as they are walked."""
+        return self.blocks
+
+    def _advance(self, block: nn.Module, one: "_Pass", chunk: int | None) -> None:
+        """Take a prediction through a block."""
+        one.tokens_BLd = one.through(block, one.tokens_BLd, chunk)
 
     def _begin(self, inputs: "Inputs") -> "_Pass":
         """Everything before the blocks."""
@@ -378,6 +386,15 @@ class Inputs:
     text: Tensor
     clip: Tensor | None = None
     text_bias: Tensor | None = None
+    vace: Sequence["Control"] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """A VACE context ``[1 or B, 96, T, h, w]`` of the latent's size, and how strong it is."""
+
+    context: Tensor
+    strength: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -396,6 +413,14 @@ class _Pass:
     grids: list[tuple[int, int, int]]
     sizes: list[torch.Size]
     is_list: bool
+    control: object | None = None
+
+    def through(self, block: nn.Module, x_BLd: Tensor, chunk: int | None) -> Tensor:
+        """``x_BLd`` after a block, in the company of this prediction's text, time and positions."""
+        cut = () if chunk is None else (chunk,)
+        return block(
+            x_BLd, self.e0_U6d, self.which_BL, self.rope, self.text_BSd, self.image_BSd, self.mask, self.bias, *cut
+        )
 
 
 def pad_to_patch(x_BCTHW: Tensor, patch: tuple[int, int, int]) -> Tensor:

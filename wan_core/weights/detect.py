@@ -136,9 +136,9 @@ def _strip(name: str, prefixes: tuple[str, ...]) -> str:
     return name.removeprefix(prefix)
 
 
-def _inputs(config: DitConfig) -> tuple[int, int, bool, int | None]:
+def _inputs(config: DitConfig) -> tuple[int, int, bool, int | None, int | None]:
     """What decides which features a model has."""
-    return config.in_dim, config.out_dim, config.img_dim is not None, config.img_tokens
+    return config.in_dim, config.out_dim, config.img_dim is not None, config.img_tokens, config.vace_in_dim
 
 
 def _variants(config: DitConfig) -> tuple[WanVariant, ...]:
@@ -156,7 +156,9 @@ def _unknown_inputs(config: DitConfig) -> str:
     known = {(16, 16): "T2V", (36, 16): "I2V and FLF2V", (48, 48): "TI2V"}
     images = "with" if config.img_dim is not None else "without"
     fun = ""
-    if config.out_dim == 16 and config.in_dim > 16:
+    if config.vace_in_dim is not None:
+        fun = f" It has VACE blocks for a VACE context of {config.vace_in_dim} channels; known are 96 on a T2V model."
+    elif config.out_dim == 16 and config.in_dim > 16:
         fun = " It looks like a Wan Fun Control or camera model, which is not supported yet."
     listed = ", ".join(f"{title} {a} -> {b}" for (a, b), title in known.items())
     return (

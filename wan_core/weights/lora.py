@@ -38,7 +38,7 @@ FOREIGN: tuple[tuple[str, str], ...] = (
     (r"double_blocks|single_blocks|single_transformer_blocks", "Flux or Hunyuan Video"),
     (r"joint_blocks|context_block", "Stable Diffusion 3"),
     (r"transformer_blocks", "LTX, Qwen Image or another family"),
-    (r"vace_blocks|vace_patch", "Wan VACE (not supported yet)"),
+    (r"vace_blocks|vace_patch", "Wan VACE"),
     (r"face_adapter|motion_encoder|pose_patch", "Wan Animate (not supported yet)"),
     (r"audio_injector|casual_audio", "Wan S2V (not supported yet)"),
 )

@@ -55,6 +55,7 @@ def dit_config(shapes: Shapes, said: Mapping[str, object]) -> DitConfig:
         patch=tuple(patch),
         img_dim=_shape(shapes, "img_emb.proj.0.weight", 1)[0] if _has(shapes, "img_emb") else None,
         img_tokens=_shape(shapes, "img_emb.emb_pos", 3)[1] if "img_emb.emb_pos" in shapes else None,
+        **_vace(shapes),
     )
     for name in ("text_dim", "freq_dim", "dim", "num_layers"):
         if _said(said, name) not in (None, getattr(config, name)):
@@ -62,6 +63,20 @@ def dit_config(shapes: Shapes, said: Mapping[str, object]) -> DitConfig:
                 f"the metadata says {name} {said[name]}, the tensors say {getattr(config, name)}. Download it again."
             )
     return config
+
+
+def _vace(shapes: Shapes) -> dict[str, object]:
+    """VACE blocks are spread evenly over the main blocks, as ComfyUI reads them: their number says which."""
+    if not (_has(shapes, "vace_blocks") or _has(shapes, "vace_patch_embedding")):
+        return {}
+    blocks, count = _count(shapes, "blocks"), _count(shapes, "vace_blocks")
+    if count > blocks:
+        raise ModelFileError(f"it has {count} VACE blocks for {blocks} blocks. Download it again.")
+    step = blocks // count
+    return {
+        "vace_layers": tuple(range(0, count * step, step)),
+        "vace_in_dim": _shape(shapes, "vace_patch_embedding.weight", 5)[1],
+    }
 
 
 def umt5_config(shapes: Shapes, said: Mapping[str, object]) -> Umt5Config:
