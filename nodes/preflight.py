@@ -35,14 +35,6 @@ def check_decoder(prompt: dict | None, sampler_id: str | None, variant: WanVaria
             )
 
 
-def is_trimmed_after(prompt: dict | None, sampler_id: str | None) -> bool:
-    """Whether a native node is to cut frames off what this sampler makes; then the sampler leaves that to it."""
-    return sampler_id is not None and any(
-        node.get("class_type") == "TrimVideoLatent" and _source(node.get("inputs", {}).get("samples")) == sampler_id
-        for node in (prompt or {}).values()
-    )
-
-
 def _source(value) -> str | None:
     return str(value[0]) if isinstance(value, list) and len(value) == 2 else None
 

@@ -6,7 +6,7 @@ from ..wan_core.sampling.sigmas import SCHEDULES
 from ..wan_core.sampling.solvers import SOLVERS
 from ..wan_core.stages import sample
 from .host import NodeRun
-from .preflight import check_decoder, is_trimmed_after
+from .preflight import check_decoder
 from .wires import Model, read_conditioning, read_latent, write_latent
 
 MAX_STEPS = 1000
@@ -57,8 +57,7 @@ class Sampler(io.ComfyNode):
             settings,
             run.ports,
         )
-        trims = sample.is_finished(settings, model.variant) and not is_trimmed_after(cls.hidden.prompt, run.node_id)
-        return run.output(write_latent(latent, samples, model.variant.defaults.fps, trims))
+        return run.output(write_latent(latent, samples, model.variant.defaults.fps))
 
 
 def _widgets() -> list[io.WidgetInput]:

@@ -9,7 +9,7 @@ from ..wan_core.grid import grid_of
 from ..wan_core.stages import vace as vace_stage
 from .host import NodeRun
 from .latent import size_inputs
-from .wires import TRIM, VaeWire, vae_spec, write_vace
+from .wires import REFERENCES, VaeWire, vae_spec, write_vace
 
 
 class Vace(io.ComfyNode):
@@ -62,7 +62,7 @@ class Vace(io.ComfyNode):
                 ),
                 io.Int.Output(
                     display_name="trim_latent",
-                    tooltip="For a native sampler: what TrimVideoLatent cuts off. The Wan Core Sampler does it itself.",
+                    tooltip="For a native decoder: what TrimVideoLatent cuts off. Wan Core VAE Decode does it itself.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -99,5 +99,5 @@ class Vace(io.ComfyNode):
         samples = torch.zeros(
             batch_size, spec.channels, trim + grid.latent_frames, grid.latent_height, grid.latent_width
         )
-        latent = {"samples": samples, **({TRIM: trim} if trim else {})}
+        latent = {"samples": samples, **({REFERENCES: (trim, samples.shape[2])} if trim else {})}
         return run.output(positive, negative, latent, trim)

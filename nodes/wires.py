@@ -283,9 +283,9 @@ def _with_values(conditioning: list, values: dict) -> list:
     return [[cross_attn, {**extra, **values}] for cross_attn, extra in conditioning]
 
 
-TRIM = "wan_core_trim"
-"""In a LATENT: frames before the clip (reference pictures) that are cut off when it is done."""
-_LATENT_INERT = {"downscale_ratio_spacial", "downscale_ratio_temporal", "fps", "type", TRIM}
+REFERENCES = "wan_core_references"
+"""In a LATENT: (latent frames of reference pictures before the clip, latent frames in all)."""
+_LATENT_INERT = {"downscale_ratio_spacial", "downscale_ratio_temporal", "fps", "type", REFERENCES}
 
 
 def read_latent(latent: dict) -> StartLatent:
@@ -309,13 +309,13 @@ def read_latent(latent: dict) -> StartLatent:
     )
 
 
-def write_latent(source: dict, samples: Tensor, fps: int, trim: bool = False) -> dict:
-    """The sampled LATENT; everything native that the source carried goes on, and the fps with it.
+def references_before(latent: dict) -> int:
+    """Latent frames of reference pictures before the clip; 0 where another node (TrimVideoLatent) has cut frames."""
+    count, total = latent.get(REFERENCES) or (0, 0)
+    return count if latent["samples"].ndim == 5 and latent["samples"].shape[2] == total else 0
 
-    Args:
-        trim: cut off the frames before the clip.
-    """
+
+def write_latent(source: dict, samples: Tensor, fps: int) -> dict:
+    """The sampled LATENT; everything native that the source carried goes on, and the fps with it."""
     kept = {key: value for key, value in source.items() if not key.startswith("downscale_ratio")}
-    if trim and kept.get(TRIM):
-        samples = samples[:, :, kept.pop(TRIM) :]
     return {**kept, "samples": samples, "fps": fps}

@@ -67,11 +67,11 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_the_command_fails_on_uncovered_kinds_unless_they_are_allowed(tmp_path):
-    for name in ("dit_t2v", "dit_vace"):
+    for name in ("dit_t2v", "dit_s2v"):
         (tmp_path / f"{name}.safetensors").symlink_to(GOLDENS / f"{name}.safetensors")
     strict, lenient = command("--goldens", str(tmp_path)), command("--goldens", str(tmp_path), "--allow-uncovered")
     assert strict.returncode == 1 and "FAILED" in strict.stdout
-    assert lenient.returncode == 0 and "VACE" in lenient.stdout
+    assert lenient.returncode == 0 and "S2V" in lenient.stdout
 
 
 def test_json_names_every_tensor_with_its_error_and_tolerance(tmp_path):

@@ -158,11 +158,6 @@ def _check_settings(settings: Settings) -> None:
         raise InputError(f"seed must be from 0 to 2^64 - 1; got {settings.seed}.")
 
 
-def is_finished(settings: Settings, variant: WanVariant) -> bool:
-    """Whether a run ends without noise; else another sampler goes on."""
-    return resolve(settings, variant).schedule.sigmas[-1].item() == 0.0
-
-
 def describe(plan: Plan, variant: WanVariant) -> str:
     """The plan as one sentence for the node."""
     first = plan.schedule.steps[0].index
