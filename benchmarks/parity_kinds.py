@@ -12,7 +12,7 @@ from wan_core.conditioning.vace import VaceContext, pack
 from wan_core.configs import ClipVisionConfig, Umt5Config
 from wan_core.grid import Grid, latent_frames
 from wan_core.models.clip_vision import ClipVision, preprocess
-from wan_core.models.dit import Control, Inputs
+from wan_core.models.dit import Inputs, VaceControl
 from wan_core.models.rope import rope_angles, rope_table, rotate, sinusoid
 from wan_core.models.umt5 import Umt5Encoder
 from wan_core.models.vae import WanVAE, patchify, regroup
@@ -48,7 +48,7 @@ def judge_dit(golden: Golden) -> Results:
 def judge_vace(golden: Golden) -> Results:
     model = dit(golden, golden.config)
     (x,), (context,) = golden.series("in.x"), golden.series("in.vace_context")
-    control = Control(context=context[None], strength=float(golden.tensor("in.vace_context_scale")))
+    control = VaceControl(context=context[None], strength=float(golden.tensor("in.vace_context_scale")))
     text = golden.tensor("in.context.0")[None]
     inputs = Inputs(x=x[None], t=golden.tensor("in.t"), text=text, vace=(control,))
     return {"out.0": Expected(model.together([inputs])[0][0], 1e-4)}

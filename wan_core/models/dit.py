@@ -253,7 +253,7 @@ class WanDiT(nn.Module):
         walk: Walk = iter,
         text_bias: Tensor | None = None,
         chunk: int | None = None,
-        vace: Sequence["Control"] = (),
+        vace: Sequence["VaceControl"] = (),
     ) -> Tensor | list[Tensor]:
         """Predict the velocity.
 
@@ -386,11 +386,11 @@ class Inputs:
     text: Tensor
     clip: Tensor | None = None
     text_bias: Tensor | None = None
-    vace: Sequence["Control"] = ()
+    vace: Sequence["VaceControl"] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control:
+class VaceControl:
     """A VACE context ``[1 or B, 96, T, h, w]`` of the latent's size, and how strong it is."""
 
     context: Tensor
@@ -413,7 +413,7 @@ class _Pass:
     grids: list[tuple[int, int, int]]
     sizes: list[torch.Size]
     is_list: bool
-    control: object | None = None
+    vace: object | None = None
 
     def through(self, block: nn.Module, x_BLd: Tensor, chunk: int | None) -> Tensor:
         """``x_BLd`` after a block, in the company of this prediction's text, time and positions."""

@@ -74,11 +74,11 @@ class WanVace(WanDiT):
                 raise ValueError(f"a VACE context {list(control.context.shape)} does not fit {batch} x {length} tokens")
             c_BLd = c_BLd.repeat(batch, 1, 1) if c_BLd.shape[0] != batch else c_BLd
             streams.append(_Stream(c_BLd=c_BLd, strength=control.strength))
-        one.control = _Streams(streams=streams)
+        one.vace = _Streams(streams=streams)
         return one
 
     def _advance(self, block: nn.Module, one: _Pass, chunk: int | None) -> None:
-        control: _Streams = one.control
+        control: _Streams = one.vace
         if isinstance(block, VaceBlock):
             for stream in control.streams:
                 _advance_stream(block, stream, one, chunk)

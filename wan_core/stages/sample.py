@@ -14,7 +14,7 @@ from ..conditioning.text import folded, text_context
 from ..conditioning.vace import VaceContext, blank, pack
 from ..errors import InputError, MismatchError, first_few
 from ..grid import PATCH_HW, check_amount
-from ..models.dit import Control, Inputs
+from ..models.dit import Inputs, VaceControl
 from ..runtime.attention import using
 from ..runtime.finite import check_finite
 from ..runtime.memory import dit_work
@@ -318,10 +318,10 @@ class _Inputs:
     vace: tuple[tuple[VaceContext, Tensor], ...] = ()
     """Each with what the model takes."""
 
-    def controls_at(self, step: int, steps: int) -> tuple[Control, ...]:
+    def controls_at(self, step: int, steps: int) -> tuple[VaceControl, ...]:
         """The VACE contexts that count in a step."""
         return tuple(
-            Control(context=packed, strength=context.strength)
+            VaceControl(context=packed, strength=context.strength)
             for context, packed in self.vace
             if context.counts_at(step, steps)
         )

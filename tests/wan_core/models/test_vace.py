@@ -7,7 +7,7 @@ import torch
 
 from tests.tiny import randomised
 from wan_core.configs import DitConfig
-from wan_core.models.dit import Control, WanDiT
+from wan_core.models.dit import VaceControl, WanDiT
 from wan_core.models.vace import WanVace, build_dit
 from wan_core.weights.keymaps import to_naming
 
@@ -52,7 +52,7 @@ def test_it_agrees_with_the_diffusers_transformer(dim, heads, layers, vace_layer
             x, t, padded, control_hidden_states=context, return_dict=False,
             control_hidden_states_scale=torch.full((len(vace_layers),), scale),
         )[0]  # fmt: skip
-        made = ours(x, t, text, vace=(Control(context=context, strength=scale),))
+        made = ours(x, t, text, vace=(VaceControl(context=context, strength=scale),))
         plain = ours(x, t, text)
     torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
     assert (made - plain).abs().max() > 1e-2, "the context changes nothing, so nothing was compared"
@@ -75,7 +75,7 @@ def test_hints_of_several_contexts_add_up():
     ours.head.register_forward_pre_hook(lambda _, given: seen.append(given[0].clone()))
     with torch.no_grad():
         for vace in ([], [(first, 1.0)], [(second, 0.5)], [(first, 1.0), (second, 0.5)]):
-            ours(x, t, text, vace=[Control(context=context, strength=strength) for context, strength in vace])
+            ours(x, t, text, vace=[VaceControl(context=context, strength=strength) for context, strength in vace])
     none, one, other, both = seen
     torch.testing.assert_close(both - none, (one - none) + (other - none), atol=1e-4, rtol=0)
     assert (one - none).abs().max() > 0.1
@@ -92,7 +92,7 @@ def test_each_vace_block_is_walked_just_before_the_block_that_takes_its_hint():
 
     x, t, text, context = inputs()
     with torch.no_grad():
-        ours(x, t, text, walk=walk, vace=(Control(context=context),))
+        ours(x, t, text, walk=walk, vace=(VaceControl(context=context),))
     vace, main = ours.vace_blocks, ours.blocks
     assert seen == [vace[0], main[0], main[1], vace[1], main[2], main[3]]
     assert [ours.get_submodule(path) for path in ours.walked] == seen
@@ -102,7 +102,7 @@ def test_each_vace_block_is_walked_just_before_the_block_that_takes_its_hint():
 def test_cutting_the_tokens_changes_nothing_but_rounding(chunk):
     ours = model()
     x, t, text, context = inputs(2)
-    vace = (Control(context=context), Control(context=context[:1], strength=0.4))
+    vace = (VaceControl(context=context), VaceControl(context=context[:1], strength=0.4))
     with torch.no_grad():
         whole = ours(x, t, text, vace=vace)
         torch.testing.assert_close(ours(x, t, text, vace=vace, chunk=chunk), whole, atol=1e-4, rtol=0)
@@ -111,7 +111,7 @@ def test_cutting_the_tokens_changes_nothing_but_rounding(chunk):
 def test_with_autograd_it_computes_the_same():
     ours = model()
     x, t, text, context = inputs()
-    vace = (Control(context=context, strength=0.7),)
+    vace = (VaceControl(context=context, strength=0.7),)
     with torch.no_grad():
         expected = ours(x, t, text, vace=vace)
     for chunk in (None, 7):
@@ -122,9 +122,9 @@ def test_a_context_of_the_batch_and_one_for_all_of_it():
     ours = model()
     x, t, text, context = inputs(2)
     with torch.no_grad():
-        one_for_all = ours(x, t, text, vace=(Control(context=context[:1]),))
-        repeated = ours(x, t, text, vace=(Control(context=context[:1].repeat(2, 1, 1, 1, 1)),))
-        each = ours(x, t, text, vace=(Control(context=context),))
+        one_for_all = ours(x, t, text, vace=(VaceControl(context=context[:1]),))
+        repeated = ours(x, t, text, vace=(VaceControl(context=context[:1].repeat(2, 1, 1, 1, 1)),))
+        each = ours(x, t, text, vace=(VaceControl(context=context),))
     assert torch.equal(one_for_all, repeated)
     torch.testing.assert_close(each[:1], one_for_all[:1], atol=1e-5, rtol=0)
     assert (each[1:] - one_for_all[1:]).abs().max() > 1e-2
@@ -139,15 +139,15 @@ def test_odd_sides_are_padded_as_the_latent_is():
         return torch.cat((x, x[..., :1, :]), dim=-2)
 
     with torch.no_grad():
-        made = ours(x, t, text, vace=(Control(context=context),))
-        expected = ours(wrapped(x), t, text, vace=(Control(context=wrapped(context)),))
+        made = ours(x, t, text, vace=(VaceControl(context=context),))
+        expected = ours(wrapped(x), t, text, vace=(VaceControl(context=wrapped(context)),))
     assert torch.equal(made, expected[..., :5, :7])
 
 
 def test_a_context_of_another_size_and_layers_that_do_not_begin_with_0_are_mistakes():
     x, t, text, _ = inputs()
     with pytest.raises(ValueError, match="does not fit"):
-        model()(x, t, text, vace=(Control(context=torch.randn(1, 96, 2, 6, 8)),))
+        model()(x, t, text, vace=(VaceControl(context=torch.randn(1, 96, 2, 6, 8)),))
     for layers in ((1, 2), (0, 4), (0, 0), (2, 0)):
         with pytest.raises(ValueError, match="vace_layers"):
             build_dit(replace(TINY, vace_layers=layers))
