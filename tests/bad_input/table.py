@@ -140,6 +140,7 @@ WRONG_KIND = [
     refused("T2V model as VACE module", with_module(GOOD, GOOD), FILE, "no VACE module", "vace_patch_embedding.weight"),
     refused("whole VACE model as VACE module", with_module(GOOD, wan("vace-1.3b")), FILE, "more than a VACE module", "choose it as model_name"),
     refused("VACE module in diffusers' naming", with_module(GOOD, vace_module("diffusers")), FILE, "another naming", "official names"),
+    refused("VACE module on a model in diffusers' naming", with_module(wan(naming="diffusers"), vace_module()), MISMATCH, "diffusers names", "official"),
     refused("VACE module that lacks a tensor", with_module(GOOD, vace_module(drop=("vace_blocks.1.after_proj.bias",))), FILE, "vace_blocks.1.after_proj.bias", "missing"),
     refused("VACE module for a low-noise model that is not there", with_module(GOOD, vace_module(), low_noise_module="module.safetensors"), MISMATCH, "no low_noise_model"),
     refused("VACE of other channels", file(M, wan("vace-1.3b", **{"vace_patch_embedding.weight": ("BF16", (48, 32, 1, 2, 2))})), FILE, "VACE context of 32 channels", "96"),

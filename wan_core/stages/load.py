@@ -217,7 +217,7 @@ def _identify(path: Path, slot: str, mapped: bool = True, module: Path | None = 
             f"{path.name} is a Wan {SLOTS[found.kind]} file, not a {SLOTS[slot]}. Load it with {LOADERS[found.kind]}."
         )
     if module is not None:
-        checkpoint = join_vace(checkpoint, found.config, found.prefix, open_checkpoint(module, mapped))
+        checkpoint = join_vace(checkpoint, found, open_checkpoint(module, mapped))
         found = detect(checkpoint.header, checkpoint.metadata, name=f"{path.name} with {module.name}", kind=slot)
     return checkpoint, found
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ..configs import DitConfig
 from ..errors import MismatchError, ModelFileError
 from .checkpoint import Checkpoint
+from .detect import Detected
 from .header import TensorInfo
 from .keymaps import PREFIXES
 
@@ -20,18 +20,18 @@ _NO_WEIGHT = re.compile(r"scaled_fp8$|model_type\.")
 _EMBEDDING = "vace_patch_embedding.weight"
 
 
-def join_vace(base: Checkpoint, config: DitConfig, prefix: str, module: Checkpoint) -> Checkpoint:
+def join_vace(base: Checkpoint, found: Detected, module: Checkpoint) -> Checkpoint:
     """A T2V model and a VACE module as one checkpoint.
 
     Args:
-        base: the model; ``config`` and ``prefix`` are what was found of it.
+        base: the model, a ``dit``; ``found`` is what was detected of it.
         module: the file with the VACE blocks.
 
     Raises:
         ModelFileError: ``module`` is no such file.
         MismatchError: the two do not belong together.
     """
-    names = _inside(module)
+    names, config = _inside(module), found.config
     both = f"{base.path.name} and the VACE module {module.path.name}"
     if config.vace_layers:
         raise MismatchError(
@@ -48,12 +48,17 @@ def join_vace(base: Checkpoint, config: DitConfig, prefix: str, module: Checkpoi
             f"{both} do not belong together: the model is {config.dim} wide, the module {width}. Take the module for "
             "the model's size (1.3B: 1536, 14B: 5120)."
         )
+    if found.naming != "official":
+        raise MismatchError(
+            f"{base.path.name} has {found.naming} names, and VACE modules go with official ones. Use a T2V model with "
+            "official names (as ComfyUI's and Kijai's files have them), or a whole VACE model."
+        )
     if "vace_blocks.0.modulation" not in names or not any(name.endswith("self_attn.q.weight") for name in names):
         raise ModelFileError(
             f"{module.path.name} has VACE blocks in another naming than the official one. Use a module with official "
             "names, or the whole model."
         )
-    return _joined(base, module, {prefix + name: full for name, full in names.items()})
+    return _joined(base, module, {found.prefix + name: full for name, full in names.items()})
 
 
 def _inside(module: Checkpoint) -> dict[str, str]:
