@@ -227,8 +227,9 @@ def read_vace(extra: dict, side: str) -> tuple[VaceContext, ...]:
 
 def _vace_ours(extra: dict) -> list[tuple[float, float, int]]:
     """Our entry of each context; those of native nodes count throughout, with no reference picture known of."""
-    ours = list(extra.get(_VACE_OURS) or ())
-    return ours + [(0.0, 1.0, 0)] * (len(extra.get("vace_frames") or ()) - len(ours))
+    count = len(extra.get("vace_frames") or ())
+    ours = list(extra.get(_VACE_OURS) or ())[:count]
+    return ours + [(0.0, 1.0, 0)] * (count - len(ours))
 
 
 def write_vace(conditioning: list, context: VaceContext, references: int, spec: LatentSpec) -> tuple[list, int]:
