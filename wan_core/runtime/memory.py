@@ -262,7 +262,7 @@ def dit_work(
     streams = contexts if config.vace_layers else 0
     control = streams and rows * (streams + 2) * 4 * config.vace_in_dim * 4  # kept, and one in the making
     text = batch * context * dim * itemsize * 4
-    held = rows * dim * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
+    held = rows * dim * (1 + streams) * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
 
     def bytes_at(chunk: int, together: bool) -> int:
         part = min(rows, chunk * batch)
