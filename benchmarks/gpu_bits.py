@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from wan_core.conditioning.vace import VaceContext
 from wan_core.models.dit import Block
 from wan_core.models.rope import rope_table
 from wan_core.runtime.ports import PlainMemory, Ports
@@ -22,7 +23,9 @@ TOKENS, CHUNK, GRID = 6144, 2048, (6, 32, 32)
 
 
 def small_variant(row: WanVariant) -> WanVariant:
-    return replace(row, dit=replace(row.dit, **SMALL, **({} if row.dit.img_dim is None else {"img_dim": 64})))
+    more = {} if row.dit.img_dim is None else {"img_dim": 64}
+    more |= {"vace_layers": (0, 2)} if row.dit.vace_layers else {}
+    return replace(row, dit=replace(row.dit, **SMALL, **more))
 
 
 def run(model: ModelHandle, memory: PlainMemory) -> torch.Tensor:
@@ -42,6 +45,9 @@ def run(model: ModelHandle, memory: PlainMemory) -> torch.Tensor:
     if Feature.CLIP in row.features:
         tokens = 514 if Feature.LAST_FRAME in row.features else 257
         extra["clip"] = torch.randn(1, tokens, 64, generator=draw)
+    if Feature.VACE in row.features:
+        context = torch.randn(1, 32, *SHAPE, generator=draw)
+        extra["vace"] = (VaceContext(latent=context), VaceContext(latent=context.flip(2), strength=0.6, end=0.5))
     sides = [stage.Condition(text=torch.randn(1, 9, row.dit.text_dim, generator=draw), **extra) for _ in range(2)]
     start = stage.StartLatent(samples=torch.zeros(1, row.latent.channels, *SHAPE))
     settings = stage.Settings(seed=3, steps=4, switch_step=2 if row.experts == 2 else 0, guidance_high=4.0)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from wan_core.configs import DitConfig, Umt5Config, VaeConfig
-from wan_core.models.dit import WanDiT
 from wan_core.models.umt5 import Umt5Encoder
+from wan_core.models.vace import build_dit
 from wan_core.models.vae import WanVAE
 from wan_core.runtime.linear import StoredLinear, storage_linears
 from wan_core.runtime.residency import Resident
@@ -46,7 +46,8 @@ def random_model(name: str, device: torch.device, toy: bool) -> ModelHandle:
     """A row of the variant table."""
     variant = next(row for row in VARIANTS if row.name == name)
     if toy:
-        variant = replace(variant, dit=replace(variant.dit, **TOY_DIT))
+        vace = {"vace_layers": (0, 3)} if variant.dit.vace_layers else {}
+        variant = replace(variant, dit=replace(variant.dit, **TOY_DIT, **vace))
     return model_of(variant, device)
 
 
@@ -54,8 +55,8 @@ def model_of(variant: WanVariant, device: torch.device) -> ModelHandle:
     """A variant with random weights. Both experts of a pair read the same memory."""
     name = variant.name
     rules = policy("dit", torch.bfloat16, device.type, True)
-    module = random_module(lambda: WanDiT(variant.dit), rules, device)
-    sides = [_resident(f"{name} {side}", WanDiT, variant.dit, rules, module, device) for side in ("high", "low")]
+    module = random_module(lambda: build_dit(variant.dit), rules, device)
+    sides = [_resident(f"{name} {side}", build_dit, variant.dit, rules, module, device) for side in ("high", "low")]
     return ModelHandle(variant=variant, high=sides[0], low=sides[1] if variant.experts == 2 else None)
 
 

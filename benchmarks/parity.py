@@ -25,14 +25,10 @@ from .parity_golden import Expected, Golden, UnknownFileError
 from .parity_kinds import JUDGES
 
 UNCOVERED: dict[str, str] = {
-    "dit vace": "VACE",
     "dit s2v": "S2V",
     "quant": "GGUF and int8 storage",
 }
 """Kinds not built yet."""
-
-UNCOVERED_TENSORS: dict[str, tuple[str, ...]] = {"conditioning": ("out.vace_",)}
-"""Parts of covered kinds that belong to kinds not built yet, by the beginning of the tensor's name."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +78,12 @@ def judge_file(path: Path) -> list[Row]:
         return [Row(path.name, kind, "-", None, None, "cannot judge", f"unknown kind; known: {', '.join(JUDGES)}")]
     if not golden.expected:
         return [Row(path.name, kind, "-", None, None, "cannot judge", "no out.* tensors")]
-    later = UNCOVERED_TENSORS.get(kind, ())
     try:
         with torch.no_grad():
             results = JUDGES[kind](golden)
     except Exception as error:  # noqa: BLE001  a file that breaks the runner is a failed file, not the end of the run
         return [Row(path.name, kind, "-", None, None, "cannot judge", f"{type(error).__name__}: {error}")]
-    return [
-        Row(path.name, kind, name, None, None, "uncovered", "VACE")
-        if name.startswith(later) and name not in results
-        else _judge(path.name, kind, name, golden.tensor(name), results.get(name))
-        for name in golden.expected
-    ]
+    return [_judge(path.name, kind, name, golden.tensor(name), results.get(name)) for name in golden.expected]
 
 
 def _judge(file: str, kind: str, name: str, want: Tensor, got: Expected | None) -> Row:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wan_core.configs import DitConfig, VaeConfig
 from wan_core.models.dit import WanDiT
+from wan_core.models.vace import build_dit
 from wan_core.models.vae import WanVAE
 from wan_core.variants import LatentSpec
 
@@ -113,9 +114,11 @@ def dit(golden: Golden, config: dict, prefix: str = "sd.") -> WanDiT:
         img_tokens=None if positions is None else positions.shape[1],
         ref_dim=config.get("in_dim_ref_conv"),
         camera_dim=_width_of(golden, f"{prefix}control_adapter.conv.weight"),
+        vace_layers=tuple(config.get("vace_layers", ())),
+        vace_in_dim=config.get("vace_in_dim"),
         **known,
     )
-    return golden.into(WanDiT(cfg), prefix)
+    return golden.into(build_dit(cfg), prefix)
 
 
 def _width_of(golden: Golden, name: str) -> int | None:

@@ -1,6 +1,6 @@
 """How each kind of golden file is judged: what wan_core computes from its inputs, and how close it has to be."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -8,13 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wan_core.conditioning.known_frames import concat_channels, known_mask, known_video
+from wan_core.conditioning.vace import VaceContext, pack
 from wan_core.configs import ClipVisionConfig, Umt5Config
 from wan_core.grid import Grid, latent_frames
 from wan_core.models.clip_vision import ClipVision, preprocess
+from wan_core.models.dit import Inputs, VaceControl
 from wan_core.models.rope import rope_angles, rope_table, rotate, sinusoid
 from wan_core.models.umt5 import Umt5Encoder
 from wan_core.models.vae import WanVAE, patchify, regroup
 from wan_core.models.vae_layers import ConvCache
+from wan_core.stages.vace import make_context
+from wan_core.variants import LatentSpec
 from wan_core.weights.checkpoint import Checkpoint
 from wan_core.weights.header import TensorInfo
 from wan_core.weights.lora import fit, read_lora
@@ -51,6 +55,15 @@ def judge_fun(golden: Golden) -> Results:
         camera=golden.optional("in.camera"),
     )
     return {"out.0": Expected(out, 1e-4)}
+
+
+def judge_vace(golden: Golden) -> Results:
+    model = dit(golden, golden.config)
+    (x,), (context,) = golden.series("in.x"), golden.series("in.vace_context")
+    control = VaceControl(context=context[None], strength=float(golden.tensor("in.vace_context_scale")))
+    text = golden.tensor("in.context.0")[None]
+    inputs = Inputs(x=x[None], t=golden.tensor("in.t"), text=text, vace=(control,))
+    return {"out.0": Expected(model.together([inputs])[0][0], 1e-4)}
 
 
 def judge_vae(golden: Golden) -> Results:
@@ -151,7 +164,39 @@ def judge_conditioning(golden: Golden) -> Results:
         mask = known_mask(grid, 1, 0 if end is None else 1)
         return concat_channels(latent, mask, spec, torch.zeros(1, spec.channels, *grid.latent_shape))[0]
 
-    return {"out.i2v_y": Expected(channels(None), 1e-5), "out.flf2v_y": Expected(channels(last), 1e-5)}
+    return {
+        "out.i2v_y": Expected(channels(None), 1e-5),
+        "out.flf2v_y": Expected(channels(last), 1e-5),
+        **{f"out.vace_context_{name}": Expected(x, 1e-5) for name, x in vace_contexts(golden, model, spec).items()},
+    }
+
+
+def vace_contexts(golden: Golden, model: WanVAE, spec: LatentSpec) -> dict[str, Tensor]:
+    """Contexts of a clip: by itself, with a soft mask, with reference pictures."""
+
+    def pictures(name: str) -> Tensor:
+        return golden.tensor(name).movedim(0, -1) / 2 + 0.5
+
+    clip, references = pictures("in.vace_frames"), [pictures("in.vace_ref.0")]
+    masks = {"no_ref": "in.vace_mask", "soft_mask": "in.vace_soft_mask", "with_ref": "in.vace_mask"}
+    frames, height, width, _ = clip.shape
+    grid = Grid(
+        frames=frames, height=height, width=width, latent_frames=latent_frames(frames, spec.stride_t),
+        latent_height=height // spec.stride_hw, latent_width=width // spec.stride_hw,
+    )  # fmt: skip
+
+    def encode(runs: Iterator[Tensor], _: int) -> Tensor:
+        return torch.cat(list(model.encode_stream(run.movedim(-1, 0)[None] * 2 - 1 for run in runs)), dim=2)
+
+    made = {}
+    for name, mask in masks.items():
+        context = make_context(
+            encode, grid, spec, video=clip, masks=golden.tensor(mask)[0],
+            references=torch.cat(references) if name == "with_ref" else None, notify=print,
+        )  # fmt: skip
+        like = torch.zeros(1, spec.channels, *context.latent.shape[2:])
+        made[name] = pack(VaceContext(latent=context.latent, mask=context.mask), spec, like)[0]
+    return made
 
 
 def judge_lora(golden: Golden) -> Results:
@@ -172,6 +217,7 @@ JUDGES: dict[str, Callable[[Golden], Results]] = {
     "dit base": judge_dit,
     "dit camera": judge_fun,
     "dit ref_conv": judge_fun,
+    "dit vace": judge_vace,
     "vae": judge_vae,
     "umt5": judge_umt5,
     "clip": judge_clip,

@@ -52,6 +52,10 @@ CASES: dict[str, Case] = {
     "5b fp8 704p x17": Case(model="ti2v-5b", layers=3, stored="float8_e4m3fn", compute="bf16", frames=17, **_LARGE),
     "5b fp32 704p x9": Case(model="ti2v-5b", layers=2, stored="float32", compute="fp32", frames=9, **_LARGE),
     "14b bf16 480p x17": Case(model="t2v-14b", layers=1, stored="bfloat16", compute="bf16", frames=17, **_SMALL),
+    "vace 1.3b fp32 480p x9": Case(model="vace-1.3b", layers=2, stored="float32", compute="fp32", frames=9, **_SMALL),
+    "vace 1.3b bf16 480p x17": Case(
+        model="vace-1.3b", layers=2, stored="bfloat16", compute="bf16", frames=17, **_SMALL
+    ),
     "14b i2v fp32 480p x5": Case(model="i2v-14b-480p", layers=1, stored="float32", compute="fp32", frames=5, **_SMALL),
 }
 
@@ -68,7 +72,8 @@ def measure(case: Case) -> dict:
 
     torch.set_num_threads(THREADS)
     row = next(row for row in VARIANTS if row.name == case.model)
-    row = replace(row, dit=replace(row.dit, num_layers=case.layers))
+    vace_layers = tuple(layer for layer in row.dit.vace_layers if layer < case.layers)
+    row = replace(row, dit=replace(row.dit, num_layers=case.layers, vace_layers=vace_layers))
     grid = grid_of(row.latent, width=case.width, height=case.height, frames=case.frames)
     _warm_up(getattr(torch, case.stored), {"bf16": torch.bfloat16, "fp32": torch.float32}[case.compute])
     idle = status_bytes("VmRSS")
@@ -105,7 +110,7 @@ def _model(row, case: Case):
     """The row with random weights, drawn tensor by tensor."""
     import torch
 
-    from wan_core.models.dit import WanDiT
+    from wan_core.models.vace import build_dit
     from wan_core.runtime.residency import Resident
     from wan_core.stages.load import ModelHandle, weight_sizes
     from wan_core.weights.precision import policy
@@ -114,10 +119,10 @@ def _model(row, case: Case):
 
     stored = getattr(torch, case.stored)
     rules = policy("dit", stored, "cpu", True, case.compute)
-    module = random_module(lambda: WanDiT(row.dit), rules, torch.device("cpu"), stored)
+    module = random_module(lambda: build_dit(row.dit), rules, torch.device("cpu"), stored)
     kinds = {name: param.dtype for name, param in module.named_parameters()}
     with torch.device("meta"):
-        sizes = weight_sizes(WanDiT(row.dit), kinds, rules)
+        sizes = weight_sizes(build_dit(row.dit), kinds, rules)
     weights = Resident(case.model, sizes.total, torch.device("cpu"), lambda: module, rules.compute, sizes)
     return ModelHandle(variant=row, high=weights)
 

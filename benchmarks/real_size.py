@@ -22,8 +22,8 @@ from torch import Tensor
 from scripts import api_client, demo, setup_host, tiny_models
 from scripts.host import Host
 from wan_core.configs import DitConfig, Umt5Config, VaeConfig
-from wan_core.models.dit import WanDiT
 from wan_core.models.umt5 import Umt5Encoder
+from wan_core.models.vace import build_dit
 from wan_core.models.vae import WanVAE
 from wan_core.variants import VARIANTS
 from wan_core.weights.keymaps import to_naming
@@ -133,7 +133,7 @@ def stored(sizes: dict[str, tuple[int, ...]], layout: str, linear) -> Tensors:
 def make_dit(job: Job, name: str, seed: int) -> str:
     """The transformer file or folder; returns the name that the loader's list shows."""
     with torch.device("meta"):
-        sizes = shapes(WanDiT(job.dit), "dit", "official")
+        sizes = shapes(build_dit(job.dit), "dit", "official")
     tensors = stored(sizes, job.layout, lambda n: n.startswith("blocks.") and n.endswith(".weight") and "norm" not in n)
     folder = CACHE / "models" / "diffusion_models"
     if job.layout == "fp8_scaled":

@@ -14,6 +14,7 @@ from .memory import Memory, Plan
 from .sampling import Sampler
 from .text import TextEncode
 from .training import TrainingData, TrainLoRA
+from .vace import Vace
 
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
@@ -36,6 +37,7 @@ NODES: list[type[io.ComfyNode]] = [
     FunControl,
     CameraPath,
     CameraControl,
+    Vace,
 ]
 
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..wan_core.grid import MAX_FRAMES, MAX_SIDE, grid_of
 from ..wan_core.stages import vae as vae_stage
 from .host import NodeRun
-from .wires import Model, VaeWire, vae_spec
+from .wires import Model, VaeWire, references_before, vae_spec
 
 
 def size_inputs() -> list[io.WidgetInput]:
@@ -100,6 +100,9 @@ class VAEDecode(io.ComfyNode):
     def execute(cls, samples, vae) -> io.NodeOutput:
         run, spec = NodeRun(cls), vae_spec(vae)
         latent = samples["samples"]
+        if before := references_before(samples):
+            run.notify(f"The {before} latent frames of reference pictures before the clip are cut off.")
+            latent = latent[:, :, before:]
         vae_stage.check_channels(spec, latent.shape[1])
         if isinstance(vae, VaeWire):
             frames = vae_stage.decode(vae.handle, latent, run.ports)

@@ -61,22 +61,40 @@ class LoadModel(io.ComfyNode):
                     tooltip="Which model it is. auto: read from the file. It decides the sampler's defaults.",
                 ),
                 _precision_input(),
+                io.Combo.Input(
+                    "module_name",
+                    options=[NONE, *files],
+                    default=NONE,
+                    optional=True,
+                    tooltip="A file of VACE blocks alone, for a T2V model; of a pair, for the high-noise file.",
+                ),
+                io.Combo.Input(
+                    "low_noise_module",
+                    options=[NONE, *files],
+                    default=NONE,
+                    optional=True,
+                    tooltip="The file of VACE blocks for the low-noise file. none: module_name is added to both.",
+                ),
             ],
             outputs=[Model.Output(display_name="model", tooltip="The model, for the Wan Core sampler.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model_name, low_noise_model, **kwargs):
-        return file_fingerprint("diffusion_models", model_name, low_noise_model)
+    def fingerprint_inputs(cls, model_name, low_noise_model, module_name=NONE, low_noise_module=NONE, **kwargs):
+        return file_fingerprint("diffusion_models", model_name, low_noise_model, module_name, low_noise_module)
 
     @classmethod
-    def execute(cls, model_name, low_noise_model, variant, precision) -> io.NodeOutput:
+    def execute(
+        cls, model_name, low_noise_model, variant, precision, module_name=NONE, low_noise_module=NONE
+    ) -> io.NodeOutput:
         run = NodeRun(cls)
-        _warn_of_pickle(run, model_name, low_noise_model)
+        _warn_of_pickle(run, model_name, low_noise_model, module_name, low_noise_module)
+        names = {"low_noise_path": low_noise_model, "module": module_name, "low_noise_module": low_noise_module}
+        paths = {slot: None if name == NONE else model_path("diffusion_models", name) for slot, name in names.items()}
         handle = load.load_model(
             model_path("diffusion_models", model_name),
-            None if low_noise_model == NONE else model_path("diffusion_models", low_noise_model),
+            **paths,
             variant=variant,
             compute=compute("dit"),
             dtype=precision,

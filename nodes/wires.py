@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..wan_core.conditioning.vace import VaceContext, with_empty_references
 from ..wan_core.errors import InputError, MismatchError
 from ..wan_core.stages import image, text, vae
 from ..wan_core.stages.load import ClipVisionHandle, TextEncoderHandle, VaeHandle
@@ -166,9 +167,12 @@ def vae_spec(vae_wire) -> LatentSpec:
     return LATENTS[channels]
 
 
+_VACE = ("vace_frames", "vace_mask", "vace_strength")
+_VACE_OURS = "wan_core_vace"
+"""Beside native ComfyUI's lists, one entry a context: (start, end, reference pictures)."""
 _HONOURED = {
     "concat_latent_image", "concat_mask", "concat_mask_index", "clip_vision_output", "reference_latents",
-    "camera_conditions",
+    "camera_conditions", *_VACE, _VACE_OURS,
 }  # fmt: skip
 _INERT = {"pooled_output", "clip_start_percent", "clip_end_percent", "attention_mask"}
 _NEUTRAL = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "set_area_to_bounds": False}
@@ -204,6 +208,7 @@ def read_conditioning(conditioning: list, side: str) -> Condition:
         control_latent=control,
         reference=_last_reference(extra.get("reference_latents"), side),
         camera=extra.get("camera_conditions"),
+        vace=read_vace(extra, side),
     )
 
 
@@ -236,6 +241,66 @@ def _check_mask_index(index: int | None, control: Tensor | None, side: str) -> N
             f"The {side} conditioning puts its mask behind channel {index}; Wan models have it in front of the known "
             "frames and behind a control video. Use Wan Core Fun Control, or sample with the native KSampler."
         )
+
+
+def read_vace(extra: dict, side: str) -> tuple[VaceContext, ...]:
+    """The VACE contexts of one side, from native nodes or ours, in the order in which they were added."""
+    frames, masks, strengths = (extra.get(name) for name in _VACE)
+    if frames is None:
+        if masks is not None or strengths is not None:
+            raise MismatchError(
+                f"The {side} conditioning carries vace_mask or vace_strength without vace_frames, which the Wan Core "
+                "sampler does not know. Remove the node that adds it, or sample with the native KSampler."
+            )
+        return ()
+    masks = [None] * len(frames) if masks is None else masks
+    strengths = [1.0] * len(frames) if strengths is None else strengths
+    if not len(frames) == len(masks) == len(strengths):
+        raise MismatchError(
+            f"The {side} conditioning carries {len(frames)} VACE contexts, {len(masks)} masks and {len(strengths)} "
+            "strengths. Remove the node that changes one of them."
+        )
+    return tuple(
+        VaceContext(latent=latent, mask=mask, strength=float(strength), start=start, end=end)
+        for latent, mask, strength, (start, end, _) in zip(frames, masks, strengths, _vace_ours(extra), strict=True)
+    )
+
+
+def _vace_ours(extra: dict) -> list[tuple[float, float, int]]:
+    """Our entry of each context; those of native nodes count throughout, with no reference picture known of."""
+    count = len(extra.get("vace_frames") or ())
+    ours = list(extra.get(_VACE_OURS) or ())[:count]
+    return ours + [(0.0, 1.0, 0)] * (count - len(ours))
+
+
+def write_vace(conditioning: list, context: VaceContext, references: int, spec: LatentSpec) -> tuple[list, int]:
+    """Add a context to CONDITIONING, after those that are there, and make room for the most reference pictures of any.
+
+    Returns:
+        The conditioning, and the number of latent frames before the clip.
+    """
+    made, before = [], references
+    for cross_attn, extra in conditioning:
+        entries = [*_vace_ours(extra), (context.start, context.end, references)]
+        most = max(count for *_, count in entries)
+        values = {name: [*(extra.get(name) or ())] for name in _VACE}
+        for name, value in zip(_VACE, (context.latent, context.mask, context.strength)):
+            values[name].append(value)
+        pairs = [
+            with_empty_references(latent, mask, most - count, spec)
+            for latent, mask, (*_, count) in zip(*(values[name] for name in _VACE[:2]), entries, strict=True)
+        ]
+        values["vace_frames"], values["vace_mask"] = ([*each] for each in zip(*pairs))
+        lengths = [latent.shape[2] for latent in values["vace_frames"]]
+        if len(set(lengths)) > 1:
+            raise MismatchError(
+                f"The VACE contexts have {', '.join(map(str, lengths))} latent frames. Give every VACE node the same "
+                "number of frames, and native ones the same number of reference pictures."
+            )
+        values[_VACE_OURS] = [(start, end, most) for start, end, _ in entries]
+        made.append([cross_attn, {**extra, **values}])
+        before = max(before, most)
+    return made, before
 
 
 def _four_channels(mask: Tensor) -> Tensor:
@@ -277,7 +342,9 @@ def _with_values(conditioning: list, values: dict) -> list:
     return [[cross_attn, {**extra, **values}] for cross_attn, extra in conditioning]
 
 
-_LATENT_INERT = {"downscale_ratio_spacial", "downscale_ratio_temporal", "fps", "type"}
+REFERENCES = "wan_core_references"
+"""In a LATENT: (latent frames of reference pictures before the clip, latent frames in all)."""
+_LATENT_INERT = {"downscale_ratio_spacial", "downscale_ratio_temporal", "fps", "type", REFERENCES}
 
 
 def read_latent(latent: dict) -> StartLatent:
@@ -299,6 +366,12 @@ def read_latent(latent: dict) -> StartLatent:
         noise_mask=latent.get("noise_mask"),
         batch_index=latent.get("batch_index"),
     )
+
+
+def references_before(latent: dict) -> int:
+    """Latent frames of reference pictures before the clip; 0 where another node (TrimVideoLatent) has cut frames."""
+    count, total = latent.get(REFERENCES) or (0, 0)
+    return count if latent["samples"].ndim == 5 and latent["samples"].shape[2] == total else 0
 
 
 def write_latent(source: dict, samples: Tensor, fps: int) -> dict:

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from wan_core.configs import ClipVisionConfig, DitConfig, Umt5Config, VaeConfig
 from wan_core.models.clip_vision import ClipVision
-from wan_core.models.dit import WanDiT
 from wan_core.models.umt5 import Umt5Encoder
+from wan_core.models.vace import build_dit
 from wan_core.models.vae import WanVAE
 from wan_core.weights.keymaps import to_naming
 
@@ -43,6 +43,7 @@ VAE_21 = VaeConfig(dim=4, dec_dim=4)
 VAE_22 = VaeConfig(dim=4, dec_dim=4, z_dim=48, patch=2, shortcuts=True)
 DIT = DitConfig(dim=256, ffn_dim=256, num_heads=2, num_layers=2, in_dim=16, out_dim=16)
 DIT_CONCAT = replace(DIT, in_dim=36)
+DIT_VACE = replace(DIT, num_layers=4, vace_layers=(0, 2), vace_in_dim=96)
 
 PROMPTS = """\
 A cat walks through the grass, realistic style.
@@ -75,7 +76,13 @@ class TinyFile:
 
 
 def _dit(config: DitConfig) -> Callable[[torch.Generator], dict[str, Tensor]]:
-    return lambda generator: randomised(WanDiT, config, generator)
+    return lambda generator: randomised(build_dit, config, generator)
+
+
+def _vace_module(generator: torch.Generator) -> dict[str, Tensor]:
+    """VACE blocks alone, for the T2V files."""
+    whole = randomised(build_dit, replace(DIT, vace_layers=(0, 1), vace_in_dim=96), generator)
+    return {name: tensor for name, tensor in whole.items() if name.startswith("vace_")}
 
 
 def _vae(config: VaeConfig) -> Callable[[torch.Generator], dict[str, Tensor]]:
@@ -128,6 +135,10 @@ FILES: dict[str, TinyFile] = {
     "fun_camera_high": _model_file("fun_camera_high_noise", replace(DIT_CONCAT, camera_dim=1536)),
     "fun_inp_5b": _model_file("fun_inp_5b", replace(DIT, in_dim=100, out_dim=48)),
     "fun_control_5b": _model_file("fun_control_5b", replace(DIT, in_dim=148, out_dim=48, ref_dim=48)),
+    "vace": _model_file("vace", DIT_VACE),
+    "vace_high": _model_file("vace_high_noise", DIT_VACE),
+    "vace_low": _model_file("vace_low_noise", DIT_VACE),
+    "vace_module": TinyFile(path="diffusion_models/wan_core_tiny_vace_module_fp32.safetensors", tensors=_vace_module),
     "lora": TinyFile(path="loras/wan_core_tiny_lora.safetensors", tensors=_lora),
     "text_encoder": TinyFile(path="text_encoders/wan_core_tiny_umt5.safetensors", tensors=_umt5),
     "vae": TinyFile(path="vae/wan_core_tiny_vae_2.1.safetensors", tensors=_vae(VAE_21)),
@@ -160,7 +171,7 @@ def make(out_dir: Path, only: Iterable[str] | None = None) -> dict[str, Path]:
     return made
 
 
-def randomised(build: type[nn.Module], config, generator: torch.Generator) -> dict[str, Tensor]:
+def randomised(build: Callable[..., nn.Module], config, generator: torch.Generator) -> dict[str, Tensor]:
     """A state dict of seeded random values under official names."""
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in build(config).state_dict().items()}

@@ -19,6 +19,7 @@ FOX = "A red fox runs through fresh snow at sunrise, the camera follows close be
 MOTION = "The picture comes to life with gentle, natural motion while the camera slowly moves closer, soft light"
 BETWEEN = "One smooth, continuous camera move from the first picture to the last, natural motion, soft light"
 PORTRAIT = "A red fox sits in fresh snow at sunrise and looks into the camera, soft golden light, blurred background"
+FOLLOWS = "A bronze statue of a dancer comes to life in a sunlit museum hall and moves, polished metal, soft light"
 PAINTED = "The same scene as a moving oil painting, thick visible brush strokes, warm colours"
 
 
@@ -45,8 +46,8 @@ class Job:
     frames: int = 81
     """1 saves a picture."""
     given: tuple[str, ...] = ()
-    """``start_image``, ``end_image`` or ``video``; ``drawn_image``: a square that the workflow draws itself; nothing:
-    from text alone."""
+    """``start_image``, ``end_image`` or ``video``; ``drawn_image``: a square that the workflow draws itself;
+    ``control_video``, with ``reference_image`` or without: for a VACE model; nothing: from text alone."""
     clip_vision: bool = False
     prompt: str = FOX
     negative: str | None = None
@@ -118,6 +119,7 @@ JOBS: dict[str, Job] = {
     ),
     "wan2.2_ti2v_5b_t2v": Job(model="wan2.2_ti2v_5B_fp16", **SIZE_5B),
     "wan2.2_ti2v_5b_i2v": Job(model="wan2.2_ti2v_5B_fp16", **SIZE_5B, given=START, prompt=MOTION),
+    "wan2.1_vace": Job(model="wan2.1_vace_1.3B_fp16", given=("control_video", "reference_image"), prompt=FOLLOWS),
 }
 
 
@@ -126,6 +128,8 @@ def graph(job: Job) -> dict[str, dict]:
     nodes = _common(job) | _output(job)
     if "video" in job.given:
         more, wires = _from_video(job)
+    elif "control_video" in job.given:
+        more, wires = _from_control(job)
     elif job.given:
         more, wires = _from_images(job)
     else:
@@ -192,7 +196,7 @@ def _output(job: Job) -> dict[str, dict]:
         }  # fmt: skip
         return {"decode": decode, "save": save}
     # A changed video keeps the speed of the one that it was made from.
-    fps = ["components", 2] if "video" in job.given else ["decode", 1]
+    fps = ["components", 2] if {"video", "control_video"} & {*job.given} else ["decode", 1]
     return {
         "decode": decode,
         "video": {"class": "CreateVideo", "at": (3, 1), "inputs": {"images": ["decode", 0], "fps": fps}},
@@ -266,3 +270,25 @@ def _from_video(job: Job) -> tuple[dict[str, dict], dict]:
         },
     }  # fmt: skip
     return nodes, {"latent": ["encode", 0]}
+
+
+def _from_control(job: Job) -> tuple[dict[str, dict], dict]:
+    """Edges of a video as control, by a node that every ComfyUI has; depth or pose go in the same way."""
+    inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **_size(job)}
+    edges = {"low_threshold": 0.1, "high_threshold": 0.3}
+    nodes = {
+        "source": {"class": "LoadVideo", "at": (0, 4), "room": 240, "inputs": {"file": "input.mp4"}},
+        "components": {"class": "GetVideoComponents", "at": (1, 1), "inputs": {"video": ["source", 0]}},
+        "cut": {
+            "class": "ImageFromBatch", "at": (1, 2),
+            "inputs": {"image": ["components", 0], "batch_index": 0, "length": job.frames},
+        },
+        "edges": {"class": "Canny", "at": (1, 3), "inputs": {"image": ["cut", 0], **edges}},
+        "vace": {
+            "class": "WanCoreVace", "at": (1, 4), "room": 120, "inputs": {**inputs, "control_video": ["edges", 0]},
+        },
+    }  # fmt: skip
+    if "reference_image" in job.given:
+        nodes["reference"] = {"class": "LoadImage", "at": (0, 5), "room": 240, "inputs": {"image": "example.png"}}
+        nodes["vace"]["inputs"]["reference_image"] = ["reference", 0]
+    return nodes, {"positive": ["vace", 0], "negative": ["vace", 1], "latent": ["vace", 2]}

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from wan_core.configs import DitConfig, VaeConfig
-from wan_core.models.dit import WanDiT
+from wan_core.models.vace import build_dit
 from wan_core.models.vae import WanVAE
 from wan_core.runtime.residency import Resident
 from wan_core.stages.load import ModelHandle, VaeHandle
@@ -36,6 +36,7 @@ def variant(name: str) -> WanVariant:
         dim=48, ffn_dim=64, num_heads=2, num_layers=3, in_dim=row.dit.in_dim, out_dim=row.dit.out_dim, text_dim=24,
         freq_dim=32, img_dim=None if row.dit.img_dim is None else 32, img_tokens=row.dit.img_tokens,
         ref_dim=row.dit.ref_dim, camera_dim=row.dit.camera_dim,
+        vace_layers=(0, 2) if row.dit.vace_layers else (), vace_in_dim=row.dit.vace_in_dim,
     )  # fmt: skip
     return replace(row, dit=small)
 
@@ -43,8 +44,8 @@ def variant(name: str) -> WanVariant:
 def model(name: str) -> ModelHandle:
     """A model handle of a row of the table: one expert, or two with different weights."""
     row = variant(name)
-    high = resident(randomised(WanDiT(row.dit), 1), f"{name} high")
-    low = resident(randomised(WanDiT(row.dit), 2), f"{name} low") if row.experts == 2 else None
+    high = resident(randomised(build_dit(row.dit), 1), f"{name} high")
+    low = resident(randomised(build_dit(row.dit), 2), f"{name} low") if row.experts == 2 else None
     return ModelHandle(variant=row, high=high, low=low)
 
 

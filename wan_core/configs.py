@@ -25,6 +25,10 @@ class DitConfig:
     """Latent channels of a reference picture that goes in front of the clip (``ref_conv``), None without."""
     camera_dim: int | None = None
     """Channels of a folded camera embedding (24 x pixels of a latent pixel: 1536 or 6144), None without."""
+    vace_layers: tuple[int, ...] = ()
+    """Main blocks that get a hint from a VACE block each, the first of them 0; empty: no VACE."""
+    vace_in_dim: int | None = None
+    """Channels of a VACE context (96: two latents of 16 and a mask of 64)."""
 
     @property
     def head_dim(self) -> int:

@@ -1,6 +1,7 @@
 """THE table of model variants. A variant is a row; what makes it different is a feature, never a name in an ``if``.
 
-Numbers: Wan-Video/Wan2.1 and Wan-Video/Wan2.2, ``wan/configs``.
+Numbers: Wan-Video/Wan2.1 and Wan-Video/Wan2.2, ``wan/configs``; Fun VACE: aigc-apps/VideoX-Fun,
+``examples/wan2.2_vace_fun``.
 """
 
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ class Feature(Enum):
     """A reference picture as one more frame of tokens in front of the clip."""
     CAMERA = "camera"
     """A camera path (Pluecker embedding), added to the tokens."""
+    VACE = "vace"
+    """A control clip, its mask and reference pictures, through blocks of their own (96 channels)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +147,13 @@ _DIT_5B = DitConfig(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, in_dim
 _FUN_1_3B = replace(_DIT_1_3B, img_dim=1280)
 _FUN_14B = replace(_DIT_14B, img_dim=1280)
 _FOLD_8, _FOLD_16 = 24 * 8 * 8, 24 * 16 * 16
+_VACE_1_3B = replace(_DIT_1_3B, vace_layers=tuple(range(0, 30, 2)), vace_in_dim=96)
+_VACE_14B = replace(_DIT_14B, vace_layers=tuple(range(0, 40, 5)), vace_in_dim=96)
 
 _DIT_NANO = DitConfig(dim=192, ffn_dim=320, num_heads=3, num_layers=6, in_dim=16, out_dim=16, text_dim=128)
 
 _TEXT: frozenset[Feature] = frozenset()
+_VACE = frozenset({Feature.VACE})
 _NANO = _same(3.0, steps=20, shift=3.0, frames=17, width=64, height=64)
 _I2V_21 = frozenset({Feature.CONCAT, Feature.CLIP})
 _FUN_INP_21 = _I2V_21 | {Feature.BLANK}
@@ -360,5 +366,30 @@ VARIANTS: tuple[WanVariant, ...] = (
         latent=LATENT_22,
         features=_CAMERA_22 | {Feature.FIRST_FRAME},
         defaults=_FUN_5B,
+    ),
+    WanVariant(
+        name="vace-1.3b",
+        title="Wan 2.1 VACE 1.3B",
+        dit=_VACE_1_3B,
+        latent=LATENT_21,
+        features=_VACE,
+        defaults=_same(5.0, steps=50, shift=16.0),
+    ),
+    WanVariant(
+        name="vace-14b",
+        title="Wan 2.1 VACE 14B",
+        dit=_VACE_14B,
+        latent=LATENT_21,
+        features=_VACE,
+        defaults=_same(5.0, steps=50, shift=16.0),
+    ),
+    WanVariant(
+        name="vace-a14b",
+        title="Wan 2.2 Fun VACE A14B",
+        dit=_VACE_14B,
+        latent=LATENT_21,
+        features=_VACE,
+        boundary=0.875,
+        defaults=_same(5.0, steps=50, shift=12.0),
     ),
 )

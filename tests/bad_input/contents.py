@@ -56,6 +56,15 @@ def wan(variant: str = "t2v-1.3b", layers: int = 3, **changes) -> bytes:
     return network("dit", replace(tiny.variant(variant).dit, num_layers=layers), **changes)
 
 
+def vace_module(naming: str = "official", drop=(), **changes) -> bytes:
+    """The VACE blocks alone of a small VACE model."""
+    config = replace(tiny.variant("vace-1.3b").dit, **changes)
+    with torch.device("meta"):
+        state = CLASSES["dit"](config).state_dict()
+    blocks = {name: tensor for name, tensor in state.items() if name.startswith("vace_") and name not in drop}
+    return holding({name: ("BF16", tuple(x.shape)) for name, x in to_naming(blocks, "dit", naming, "").items()})
+
+
 def lora(*layers: str, width: int = 48, fill: float | None = None, ending: str = "diffusion_model.{}", **more) -> bytes:
     """A LoRA of rank 2 in PEFT's naming on square layers of a small transformer; ``fill``: every value."""
     halves = {"lora_A": (2, width), "lora_B": (width, 2)}

@@ -89,6 +89,17 @@ def pair(high: bytes, low: bytes, names: tuple[str, str] = ("a_high_noise", "a_l
     return make
 
 
+def with_module(model: bytes, module: bytes, **more) -> Make:
+    """A model and a file of VACE blocks given to the model loader."""
+
+    def make(rig: Rig):
+        paths = [rig.write(f"{name}.safetensors", content) for name, content in (("model", model), ("module", module))]
+        options = {key: paths[1].with_name(name) for key, name in more.items()}
+        return lambda: LOADERS["model"](paths[0], rig, module=paths[1], **options)
+
+    return make
+
+
 def folder(*files: tuple[str, bytes]) -> Callable[[Rig], Path]:
     """A folder with files, given as if it were one; a path within it where the last name says so."""
 
@@ -184,6 +195,15 @@ def control_entry(size=(3, 6, 8), **extra) -> list:
     mask = torch.ones(1, 4, *size)
     known = {"concat_latent_image": filled(1, 32, *size), "concat_mask": mask, "concat_mask_index": 16}
     return entry(**(known | extra))
+
+
+def vace_entry(size=(3, 6, 8), frames=None, mask=None, strength=None) -> list:
+    """CONDITIONING with a VACE context, as the native node writes it."""
+    return entry(
+        vace_frames=[filled(1, 32, *size)] if frames is None else frames,
+        vace_mask=[filled(1, 64, *size)] if mask is None else mask,
+        vace_strength=[1.0] if strength is None else strength,
+    )
 
 
 def clip_features(*shape: int, value: float | None = None) -> list:

@@ -8,7 +8,7 @@ from tests.wan_core.weights.test_pickle_file import HOSTILE
 from wan_core.errors import CapacityError, InputError, MismatchError, ModelFileError
 from wan_core.sampling.sigmas import make_schedule
 
-from .contents import CLIP, F32, VAE, holding, lora, named, network, packed, t5, tokenizer, umt5, wan
+from .contents import CLIP, F32, VAE, holding, lora, named, network, packed, t5, tokenizer, umt5, vace_module, wan
 from .makers import (
     INF,
     NAN,
@@ -30,9 +30,11 @@ from .makers import (
     refused,
     sampler,
     start_image,
+    vace_entry,
     vae_decode,
     vae_encode,
     vae_wire,
+    with_module,
 )  # fmt: skip
 
 FILE, INPUT, MISMATCH = ModelFileError, InputError, MismatchError
@@ -127,11 +129,22 @@ WRONG_KIND = [
     refused("text half of CLIP", file(C, named("text_model.encoder.layers.0.mlp.fc1.weight")), FILE, "CLIP text encoder"),
     *(refused(f"not supported yet: {title}", file(M, named(*DIT, name, "patch_embedding.weight")), FILE, title, "not supported yet")
       for title, name in [
-          ("Wan VACE", "vace_blocks.0.norm3.weight"), ("Wan 2.2 S2V", "audio_injector.injector.0.q.weight"),
+          ("Wan 2.2 S2V", "audio_injector.injector.0.q.weight"),
           ("Wan 2.2 Animate", "face_adapter.fuser_blocks.0.linear1_kv.weight"), ("HuMo", "audio_proj.proj1.weight"),
           ("SCAIL 2", "patch_embedding_mask.weight"), ("SCAIL", "patch_embedding_pose.weight"),
           ("WanDancer", "patch_embedding_global.weight")]),
-    refused("not supported yet: VACE by itself", file(M, named("vace_patch_embedding.weight", "vace_blocks.0.norm3.weight")), FILE, "Wan VACE"),
+    refused("VACE module as model", file(M, named("vace_patch_embedding.weight", "vace_blocks.0.norm3.weight")), FILE, "a VACE module", "module_name"),
+    refused("VACE module of another width", with_module(GOOD, vace_module(dim=64, num_heads=1)), MISMATCH, "48 wide, the module 64", "1.3B"),
+    refused("VACE module on an image model", with_module(wan("i2v-a14b"), vace_module()), MISMATCH, "image model", "T2V model"),
+    refused("VACE module on a VACE model", with_module(wan("vace-1.3b"), vace_module()), MISMATCH, "has these blocks already", "'none'"),
+    refused("T2V model as VACE module", with_module(GOOD, GOOD), FILE, "no VACE module", "vace_patch_embedding.weight"),
+    refused("whole VACE model as VACE module", with_module(GOOD, wan("vace-1.3b")), FILE, "more than a VACE module", "choose it as model_name"),
+    refused("VACE module in diffusers' naming", with_module(GOOD, vace_module("diffusers")), FILE, "another naming", "official names"),
+    refused("VACE module on a model in diffusers' naming", with_module(wan(naming="diffusers"), vace_module()), MISMATCH, "diffusers names", "official"),
+    refused("VACE module that lacks a tensor", with_module(GOOD, vace_module(drop=("vace_blocks.1.after_proj.bias",))), FILE, "vace_blocks.1.after_proj.bias", "missing"),
+    refused("VACE module for a low-noise model that is not there", with_module(GOOD, vace_module(), low_noise_module="module.safetensors"), MISMATCH, "no low_noise_model"),
+    refused("VACE of other channels", file(M, wan("vace-1.3b", **{"vace_patch_embedding.weight": ("BF16", (48, 32, 1, 2, 2))})), FILE, "VACE context of 32 channels", "96"),
+    accepted("VACE module on a T2V model", with_module(GOOD, vace_module())),
     refused("not supported yet: 52 channels", file(M, wan(**{"patch_embedding.weight": ("BF16", (48, 52, 1, 2, 2))})), FILE, "takes 52", "Fun Control"),
     refused("int8", file(M, wan(**{"blocks.0.ffn.0.weight": ("I8", (64, 48))})), FILE, "int8", "fp8_scaled"),
     refused("nvfp4", file(M, wan(**{"blocks.0.ffn.0.weight": ("U8", (64, 24)), "blocks.0.ffn.0.weight_scale_2": ("F32", ())})), FILE, "4-bit", "fp8_scaled"),
@@ -258,7 +271,7 @@ CONDITIONING = [
     *(refused(f"conditioning with {key}", sampler(conditioning=entry(**{key: value})), MISMATCH, key, "Remove the node", "native KSampler")
       for key, value in [
           ("area", (64, 64, 0, 0)), ("mask", filled(1, 64, 64)), ("hooks", object()), ("control", object()), ("strength", 0.5),
-          ("vace_frames", [filled(1, 16, 3, 6, 8)]), ("vace_mask", [1]), ("vace_strength", [1.0]),
+          ("vace_mask", [1]), ("vace_strength", [1.0]),
           ("start_percent", 0.5), ("gligen", ("position",)), ("audio_embed", filled(1, 4)),
           ("time_dim_concat", filled(1, 4)), ("guidance", 3.5), ("pose_video_latent", filled(1, 4))]),
     refused("control video for a T2V model", sampler(conditioning=control_entry()), MISMATCH, "carries a control video", "takes none", "Fun Control model"),
@@ -279,6 +292,17 @@ CONDITIONING = [
     refused("camera path that is none", sampler("fun-camera-a14b", conditioning=entry(camera_conditions=filled(1, 4))), INPUT, "batch, channels, frames"),
     accepted("Fun Camera model without a path", sampler("fun-camera-a14b", conditioning=image_entry()), "no camera path"),
     refused("picture in the latent alone for Fun InP 5B", sampler("fun-inp-5b", {"samples": filled(1, 48, 3, 6, 8), "noise_mask": torch.ones(1, 1, 3, 6, 8)}), MISMATCH, "in the latent alone", "Connect the model"),
+    refused("VACE for a T2V model", sampler(conditioning=vace_entry()), MISMATCH, "carries a VACE context", "takes none", "VACE model", "module"),
+    refused("VACE for the 5B model", sampler("ti2v-5b", conditioning=vace_entry()), MISMATCH, "carries a VACE context", "takes none"),
+    refused("VACE of another length", sampler("vace-1.3b", conditioning=vace_entry((2, 6, 8))), MISMATCH, "[32, 2, 6, 8]", "[32, 3, 6, 8]", "same VACE node"),
+    refused("VACE with NaN", sampler("vace-1.3b", conditioning=vace_entry(frames=[filled(1, 32, 3, 6, 8, value=NAN)])), INPUT, "VACE context holds NaN"),
+    refused("VACE mask of other channels", sampler("vace-1.3b", conditioning=vace_entry(mask=[filled(1, 4, 3, 6, 8)])), MISMATCH, "VACE mask is [4, 3, 6, 8]", "[64, 3, 6, 8]"),
+    refused("VACE frames that are no tensor", sampler("vace-1.3b", conditioning=vace_entry(frames=["clip"])), INPUT, "VACE context must be a tensor"),
+    refused("VACE with more masks than contexts", sampler("vace-1.3b", conditioning=vace_entry(mask=[filled(1, 64, 3, 6, 8)] * 2)), MISMATCH, "1 VACE contexts, 2 masks"),
+    refused("VACE strength NaN", sampler("vace-1.3b", conditioning=vace_entry(strength=[NAN])), INPUT, "strength must be", "nan"),
+    accepted("VACE for a VACE model", sampler("vace-1.3b", conditioning=vace_entry())),
+    accepted("VACE model without VACE", sampler("vace-1.3b"), "no VACE context", "T2V model"),
+    accepted("VACE on one side", sampler("vace-1.3b", conditioning=vace_entry(), negative=entry()), "Only the positive conditioning carries VACE"),
     refused("several entries", sampler(conditioning=[*entry(), *entry()]), INPUT, "2 entries", "takes one", "combines"),
     refused("no entry", sampler(conditioning=[]), INPUT, "0 entries"),
     refused("text of another encoder", sampler(conditioning=entry(filled(1, 7, 32))), MISMATCH, "32 wide", "takes 24", "umT5-XXL"),

@@ -260,6 +260,7 @@ class WanDiT(nn.Module):
         chunk: int | None = None,
         reference: Tensor | None = None,
         camera: Tensor | None = None,
+        vace: Sequence["VaceControl"] = (),
     ) -> Tensor | list[Tensor]:
         """Predict the velocity.
 
@@ -276,11 +277,14 @@ class WanDiT(nn.Module):
             chunk: tokens that are worked on at once where the result does not depend on it but for rounding; None: all.
             reference: latent of a reference picture ``[B, ref_dim, h, w]``; one ``x`` of one size then.
             camera: camera embedding ``[B, 24, T, H, W]`` in pixels, on any device; one ``x`` of one size then.
+            vace: contexts for a model with VACE blocks.
 
         Returns:
             float32, ``[B, out_dim, T, h, w]`` or the list of such. Odd sides are padded to the patch and cut again.
         """
-        inputs = Inputs(x=x, t=t, text=text, clip=clip, text_bias=text_bias, reference=reference, camera=camera)
+        inputs = Inputs(
+            x=x, t=t, text=text, clip=clip, text_bias=text_bias, reference=reference, camera=camera, vace=vace
+        )
         return self.together([inputs], walk, chunk)[0]
 
     def together(
@@ -291,13 +295,18 @@ class WanDiT(nn.Module):
         Every one is computed by itself, to the same bits as :meth:`forward`.
         """
         passes = [self._begin(one) for one in inputs]
-        for block in walk(self.blocks):
+        for block in walk(self.in_order()):
             for one in passes:
-                one.tokens_BLd = block(
-                    one.tokens_BLd, one.e0_U6d, one.which_BL, one.rope, one.text_BSd, one.image_BSd, one.mask, one.bias,
-                    *(() if chunk is None else (chunk,)),
-                )  # fmt: skip
+                self._advance(block, one, chunk)
         return [self._finish(one, chunk) for one in passes]
+
+    def in_order(self) -> Sequence[nn.Module]:
+        """The blocks as they are walked."""
+        return self.blocks
+
+    def _advance(self, block: nn.Module, one: "_Pass", chunk: int | None) -> None:
+        """Take a prediction through a block."""
+        one.tokens_BLd = one.through(block, one.tokens_BLd, chunk)
 
     def _begin(self, inputs: "Inputs") -> "_Pass":
         """Everything before the blocks."""
@@ -404,6 +413,15 @@ class Inputs:
     text_bias: Tensor | None = None
     reference: Tensor | None = None
     camera: Tensor | None = None
+    vace: Sequence["VaceControl"] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaceControl:
+    """A VACE context ``[1 or B, 96, T, h, w]`` of the latent's size, and how strong it is."""
+
+    context: Tensor
+    strength: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -424,6 +442,14 @@ class _Pass:
     is_list: bool
     ahead: int = 0
     """Tokens in front that are no part of the clip."""
+    vace: object | None = None
+
+    def through(self, block: nn.Module, x_BLd: Tensor, chunk: int | None) -> Tensor:
+        """``x_BLd`` after a block, in the company of this prediction's text, time and positions."""
+        cut = () if chunk is None else (chunk,)
+        return block(
+            x_BLd, self.e0_U6d, self.which_BL, self.rope, self.text_BSd, self.image_BSd, self.mask, self.bias, *cut
+        )
 
 
 def pad_to_patch(x_BCTHW: Tensor, patch: tuple[int, int, int]) -> Tensor:

@@ -243,7 +243,9 @@ def _is_bound_by_transfer(plan: ResidencyPlan, sizes: WeightSizes, work: Work, r
     return transfer > BOUND_BY_TRANSFER * len(sizes.blocks) * work.block_seconds(rates)
 
 
-def dit_work(config: DitConfig, batch: int, tokens: int, passes: int, itemsize: int, fused: bool = True) -> Work:
+def dit_work(
+    config: DitConfig, batch: int, tokens: int, passes: int, itemsize: int, fused: bool = True, contexts: int = 1
+) -> Work:
     """The working memory and arithmetic of one step of a Wan transformer.
 
     Args:
@@ -251,26 +253,32 @@ def dit_work(config: DitConfig, batch: int, tokens: int, passes: int, itemsize: 
         passes: predictions a step: 2 with guidance.
         itemsize: bytes of the compute dtype.
         fused: norms and rotations are single kernels (on a GPU); else their float32 steps are counted.
+        contexts: control streams of a VACE model; others have none.
     """
     rows, dim, ffn = batch * tokens, config.dim, config.ffn_dim
     context = config.text_len + (0 if config.img_dim is None else 257)
     latents = rows * LATENTS_HELD * 4 * max(config.in_dim, config.out_dim) * 4
     rope = tokens * config.head_dim * 4
+    streams = contexts if config.vace_layers else 0
+    control = streams and rows * (streams + 2) * 4 * config.vace_in_dim * 4  # kept, and one in the making
     text = batch * context * dim * itemsize * 4
-    held = rows * dim * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
+    held = rows * dim * (1 + streams) * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
 
     def bytes_at(chunk: int, together: bool) -> int:
         part = min(rows, chunk * batch)
-        residual = rows * dim * 4 * (passes if together else 1)
+        stream = rows * dim * (4 * (1 + streams) + itemsize * min(streams, 2))  # the hint, and another in the making
+        residual = stream * (passes if together else 1)
         memory = 2 * rows * dim * itemsize
         piece = part * max(dim * 2 + ffn, dim * 4) * itemsize
         if not fused:  # a norm, its rotation in float32 and the result stand beside each other
             piece = max(piece, part * dim * (3 * itemsize + 4)) + held
-        return residual + memory + piece + latents + rope + text + OVERHEAD
+        return residual + memory + piece + latents + control + rope + text + OVERHEAD
 
     linear = 2 * rows * (6 * dim**2 + 2 * dim * ffn) + 2 * batch * context * 2 * dim**2
     scores = 4 * batch * tokens**2 * dim + 4 * rows * context * dim
-    return Work(bytes_at=bytes_at, tokens=tokens, passes=passes, block_flops=(linear, scores))
+    walked, extra = config.num_layers + len(config.vace_layers), len(config.vace_layers) * (streams - 1)
+    share = (walked + extra) / walked  # a VACE block does its work for every context
+    return Work(bytes_at=bytes_at, tokens=tokens, passes=passes, block_flops=(linear * share, scores * share))
 
 
 LATENTS_HELD = 8

@@ -92,12 +92,11 @@ class Resident:
     def _groups(self) -> list[list["_Slot"]]:
         """The places of each block, then those of the rest. What the network keeps at home is in none."""
         module = self.module
-        walked = getattr(module, "walked", None)
-        count = 0 if walked is None else len(getattr(module, walked))
+        places = walked_places(module)
+        count = len(places)
         groups: dict[int, list[_Slot]] = defaultdict(list)
         for slot in self._home:
-            first, _, after = slot.path.partition(".")
-            index = int(after.partition(".")[0]) if first == walked else count
+            index = places.get(block_path(slot.path), count)
             if not slot.path.startswith(getattr(module, "stays_home", ("\0",))):
                 groups[index].append(slot)
         return [groups[index] for index in range(count + 1)]
@@ -222,6 +221,20 @@ class Resident:
             return
         home = self._home[slot]
         slot.fill(merged(home, changes, home.dtype) if changes else home)
+
+
+def walked_places(module: nn.Module) -> dict[str, int]:
+    """Path of each block that a network walks -> its place in the walk. Its ``walked`` is the name of one list of
+    blocks, or the paths in order where several lists take turns; without it there are none."""
+    walked = getattr(module, "walked", ())
+    if isinstance(walked, str):
+        walked = [f"{walked}.{index}" for index in range(len(getattr(module, walked)))]
+    return {path: place for place, path in enumerate(walked)}
+
+
+def block_path(name: str) -> str:
+    """The block that a tensor would belong to: the first two parts of its name."""
+    return ".".join(name.split(".", 2)[:2])
 
 
 @dataclass(frozen=True)

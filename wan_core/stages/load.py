@@ -14,13 +14,13 @@ from torch.overrides import TorchFunctionMode
 from ..configs import ClipVisionConfig, DitConfig, Umt5Config, VaeConfig
 from ..errors import MismatchError, ModelFileError
 from ..models.clip_vision import ClipVision
-from ..models.dit import WanDiT
 from ..models.umt5 import Umt5Encoder
+from ..models.vace import build_dit
 from ..models.vae import WanVAE
 from ..runtime.memory import WeightSizes
 from ..runtime.ports import Compute, Notify
 from ..runtime.prompt_cache import file_identity
-from ..runtime.residency import Resident
+from ..runtime.residency import Resident, block_path, walked_places
 from ..sampling.loras import AddedLora
 from ..text.tokenizer import Tokenizer, load_tokenizer
 from ..variants import LATENTS, LatentSpec, WanVariant
@@ -28,10 +28,11 @@ from ..weights import precision
 from ..weights.checkpoint import PICKLE_SUFFIXES, Checkpoint, open_checkpoint
 from ..weights.detect import Detected, detect, storage
 from ..weights.load import LoadReport, check_load, load_module, read_raw
+from ..weights.vace_module import join_vace
 
 log = logging.getLogger(__name__)
 
-CLASSES = {"dit": WanDiT, "umt5": Umt5Encoder, "clip_vision": ClipVision, "vae": WanVAE}
+CLASSES = {"dit": build_dit, "umt5": Umt5Encoder, "clip_vision": ClipVision, "vae": WanVAE}
 SLOTS = {"dit": "diffusion model", "umt5": "text encoder", "clip_vision": "CLIP vision encoder", "vae": "VAE"}
 LOADERS = {
     "dit": "the model loader (models/diffusion_models)",
@@ -102,6 +103,8 @@ def load_model(
     compute: Compute,
     dtype: str = "auto",
     notify: Notify,
+    module: Path | None = None,
+    low_noise_module: Path | None = None,
 ) -> ModelHandle:
     """One file, or the high-noise and the low-noise file of a pair.
 
@@ -112,14 +115,17 @@ def load_model(
         compute: device and its abilities.
         dtype: ``auto`` (the precision policy), ``fp32``, ``bf16`` or ``fp16``.
         notify: told what was found.
+        module: a file of VACE blocks that is added to the model; of a pair to the high-noise expert.
+        low_noise_module: the same for the low-noise expert; None: ``module`` is added to both.
     """
-    high_file, high = _identify(path, "dit", compute.mapped)
+    _check_modules(low_noise_path, module, low_noise_module, notify)
+    high_file, high = _identify(path, "dit", compute.mapped, module)
     rows = [row for row in high.variants if (row.experts == 2) == (low_noise_path is not None)]
     if low_noise_path is None and _is_lone_expert(path, high.variants, variant):
         rows = []
     low_weights = None
     if low_noise_path is not None:
-        low_file, low = _identify(low_noise_path, "dit", compute.mapped)
+        low_file, low = _identify(low_noise_path, "dit", compute.mapped, low_noise_module or module)
         if low.config != high.config:
             raise MismatchError(
                 f"{path.name} and {low_noise_path.name} have different shapes and cannot be one pair: "
@@ -190,14 +196,29 @@ def load_clip_vision(path: Path, *, compute: Compute, dtype: str = "auto") -> Cl
     return ClipVisionHandle(config=found.config, weights=_resident(checkpoint, found, compute, dtype))
 
 
-def _identify(path: Path, slot: str, mapped: bool = True) -> tuple[Checkpoint, Detected]:
-    """Open a file and make sure that it is what the slot takes."""
+def _check_modules(low: Path | None, module: Path | None, low_module: Path | None, notify: Notify) -> None:
+    """VACE modules go with the experts that there are."""
+    if low_module is not None and (low is None or module is None):
+        what = "no low_noise_model" if low is None else "module_name is 'none'"
+        raise MismatchError(
+            f"low_noise_module is {low_module.name}, but {what}. A single model takes its module as module_name; a "
+            "pair takes one for each expert."
+        )
+    if low is not None and module is not None and low_module is None:
+        notify(f"The VACE module {module.name} is added to both experts.")
+
+
+def _identify(path: Path, slot: str, mapped: bool = True, module: Path | None = None) -> tuple[Checkpoint, Detected]:
+    """Open a file and make sure that it is what the slot takes; with a VACE module, both as one."""
     checkpoint = open_checkpoint(path, mapped)
     found = detect(checkpoint.header, checkpoint.metadata, name=path.name, kind=slot)
     if found.kind != slot:
         raise ModelFileError(
             f"{path.name} is a Wan {SLOTS[found.kind]} file, not a {SLOTS[slot]}. Load it with {LOADERS[found.kind]}."
         )
+    if module is not None:
+        checkpoint = join_vace(checkpoint, found, open_checkpoint(module, mapped))
+        found = detect(checkpoint.header, checkpoint.metadata, name=f"{path.name} with {module.name}", kind=slot)
     return checkpoint, found
 
 
@@ -222,16 +243,16 @@ def _resident(checkpoint: Checkpoint, found: Detected, compute: Compute, dtype: 
 
 def weight_sizes(blank: torch.nn.Module, stored: Mapping[str, torch.dtype], policy: precision.Policy) -> WeightSizes:
     """Bytes of each block and of the rest, from the shapes of a network and the dtypes in its file's header."""
-    walked, at_home = getattr(blank, "walked", ""), getattr(blank, "stays_home", ())
-    blocks, rest = [0] * len(getattr(blank, walked, ())), 0
+    places, at_home = walked_places(blank), getattr(blank, "stays_home", ())
+    blocks, rest = [0] * len(places), 0
     for name, tensor in blank.state_dict().items():
         itemsize = policy.dtype_of(name).itemsize
         if tensor.ndim != 4:  # two-dimensional convolutions are decoded when they are loaded
             itemsize = min(stored[name].itemsize, itemsize)
         nbytes = tensor.numel() * itemsize
-        first, _, after = name.partition(".")
-        if first == walked and blocks:
-            blocks[int(after.partition(".")[0])] += nbytes
+        place = places.get(block_path(name))
+        if place is not None:
+            blocks[place] += nbytes
         elif not name.startswith(tuple(at_home)):
             rest += nbytes
     return WeightSizes(blocks=tuple(blocks), rest=rest)
@@ -262,7 +283,7 @@ def _blank(found: Detected) -> torch.nn.Module:
 def dit_shapes(config: DitConfig) -> dict[str, tuple[int, ...]]:
     """Official name -> shape of every tensor of a transformer."""
     with torch.device("meta"), _WithoutValues():
-        return {name: tuple(tensor.shape) for name, tensor in WanDiT(config).state_dict().items()}
+        return {name: tuple(tensor.shape) for name, tensor in build_dit(config).state_dict().items()}
 
 
 def _is_lone_expert(path: Path, rows: tuple[WanVariant, ...], variant: str) -> bool:

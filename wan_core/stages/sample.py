@@ -14,9 +14,10 @@ from ..conditioning.first_frame import CleanFrames
 from ..conditioning.known_frames import LATENT_LAYOUT, concat_channels
 from ..conditioning.reference import reference_latent
 from ..conditioning.text import folded, text_context
+from ..conditioning.vace import VaceContext, blank, pack
 from ..errors import InputError, MismatchError, first_few
 from ..grid import PATCH_HW, check_amount
-from ..models.dit import Inputs
+from ..models.dit import Inputs, VaceControl
 from ..runtime.attention import using
 from ..runtime.finite import check_finite
 from ..runtime.memory import dit_work
@@ -49,7 +50,7 @@ class Condition:
 
     text ``[1 or B, S, text_dim]``; known_latent ``[1, C, T, h, w]`` not normalised; known_mask ``[1, 4, T, h, w]``, 1
     known; clip: CLIP tokens ``[1 or 2, S, dim]``; control_latent ``[1, C, T, h, w]`` and reference ``[1, C, 1, h, w]``
-    not normalised; camera ``[1, 24, T, H, W]`` in pixels.
+    not normalised; camera ``[1, 24, T, H, W]`` in pixels; vace: contexts, added in turn.
     """
 
     text: Tensor
@@ -59,6 +60,7 @@ class Condition:
     control_latent: Tensor | None = None
     reference: Tensor | None = None
     camera: Tensor | None = None
+    vace: tuple[VaceContext, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +210,8 @@ def sample(
             "Connect the model to Wan Core Image to Video, or use Wan Core Fun Control or Camera Control."
         )
     # All inputs are good. What a host cannot hold it refuses here, before noise of the same size is drawn.
-    with _stay(model, plan, like, ports) as stay, using(model.options.attention, ports.notify):
+    contexts = max(len(side.vace) for side in conditions)
+    with _stay(model, plan, like, ports, contexts) as stay, using(model.options.attention, ports.notify):
         denoise = _denoiser(model, conditions, plan, clean, stay)
         ports.notify(describe(plan, variant))
         if not stay.plan.whole:
@@ -326,6 +329,16 @@ class _Inputs:
     clip: Tensor | None
     reference: Tensor | None = None
     camera: Tensor | None = None
+    vace: tuple[tuple[VaceContext, Tensor], ...] = ()
+    """Each with what the model takes."""
+
+    def controls_at(self, step: int, steps: int) -> tuple[VaceControl, ...]:
+        """The VACE contexts that count in a step."""
+        return tuple(
+            VaceControl(context=packed, strength=context.strength)
+            for context, packed in self.vace
+            if context.counts_at(step, steps)
+        )
 
 
 def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> _Inputs:
@@ -366,7 +379,27 @@ def _condition(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) ->
     text, bias = text_context(side.text.float(), cfg, batch), None
     if x.device.type == "cpu":  # a fifth of a short clip's work there; on a card a mask costs more than it saves
         text, bias = folded(text, cfg)
-    return _Inputs(text=text.to(x.device), text_bias=bias, concat=concat, clip=clip, reference=reference, camera=camera)
+    vace = _vace(side, variant, x, ports)
+    return _Inputs(
+        text=text.to(x.device), text_bias=bias, concat=concat, clip=clip, reference=reference, camera=camera, vace=vace
+    )
+
+
+def _vace(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> tuple[tuple[VaceContext, Tensor], ...]:
+    if Feature.VACE not in variant.features:
+        if side.vace:
+            raise MismatchError(
+                f"The conditioning carries a VACE context, but {variant.title} takes none. Choose a VACE model, add a "
+                "VACE module to a T2V model in the loader, or remove the VACE node."
+            )
+        return ()
+    if not side.vace:
+        ports.notify(
+            f"{variant.title} has no VACE context: it will make the video from text alone. Connect a VACE node, or "
+            "use a T2V model, which needs less."
+        )
+    contexts = side.vace or (blank(variant.latent, x),)
+    return tuple((context, pack(context, variant.latent, x)) for context in contexts)
 
 
 def _check_sides(positive: Condition, negative: Condition | None, ports: Ports) -> None:
@@ -377,6 +410,9 @@ def _check_sides(positive: Condition, negative: Condition | None, ports: Ports) 
         ports.notify(
             f"Only the {given[0]} conditioning carries the image. Connect both outputs of the image-to-video node."
         )
+    given = [name for name, side in sides.items() if side is not None and side.vace]
+    if negative is not None and len(given) == 1:
+        ports.notify(f"Only the {given[0]} conditioning carries VACE contexts. Connect both outputs of the VACE node.")
 
 
 def extra_frames(variant: WanVariant) -> int:
@@ -384,7 +420,7 @@ def extra_frames(variant: WanVariant) -> int:
     return 1 if Feature.REFERENCE in variant.features else 0
 
 
-def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports) -> Stay:
+def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports, contexts: int) -> Stay:
     """The device, for all steps of the plan."""
     stops = []
     for number, step in enumerate(plan.schedule.steps):
@@ -401,6 +437,7 @@ def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports) -> Stay:
         max(stop.passes for stop in stops),
         model.high.compute_dtype.itemsize,
         fused=model.high.device.type == "cuda",
+        contexts=contexts,
     )
     return Stay(stops, work, ports, model.options.budget_bytes)
 
@@ -414,16 +451,11 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
         stacked = [x if side.concat is None else torch.cat((x, side.concat), dim=1) for side in sides]
         inputs = [
             Inputs(
-                x=one,
-                t=t,
-                text=side.text,
-                clip=side.clip,
-                text_bias=side.text_bias,
-                reference=side.reference,
-                camera=side.camera,
+                x=one, t=t, text=side.text, clip=side.clip, text_bias=side.text_bias, reference=side.reference,
+                camera=side.camera, vace=side.controls_at(step.index, len(plan.whole)),
             )
             for one, side in zip(stacked, sides)
-        ]
+        ]  # fmt: skip
 
         def all_sides() -> list[Tensor]:
             if stay.plan.together:
@@ -435,7 +467,7 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
                 made.append(
                     module(
                         one.x, one.t, one.text, one.clip, walk, one.text_bias, stay.plan.chunk, one.reference,
-                        one.camera,
+                        one.camera, one.vace,
                     )
                 )  # fmt: skip
             return made

@@ -139,7 +139,7 @@ def _strip(name: str, prefixes: tuple[str, ...]) -> str:
 def _inputs(config: DitConfig) -> tuple[int | bool | None, ...]:
     """What decides which features a model has."""
     image = config.img_dim is not None, config.img_tokens
-    return config.in_dim, config.out_dim, *image, config.ref_dim, config.camera_dim
+    return config.in_dim, config.out_dim, *image, config.ref_dim, config.camera_dim, config.vace_in_dim
 
 
 def _variants(config: DitConfig) -> tuple[WanVariant, ...]:
@@ -161,7 +161,11 @@ def _unknown_inputs(config: DitConfig) -> str:
     }  # fmt: skip
     parts = {"an image": config.img_dim, "a reference": config.ref_dim, "a camera": config.camera_dim}
     has = ", ".join(f"{'with' if value is not None else 'without'} {name} branch" for name, value in parts.items())
+    vace = ""
+    if config.vace_in_dim is not None:
+        vace = f" It has VACE blocks for a VACE context of {config.vace_in_dim} channels; known are 96 on a T2V model."
     listed = ", ".join(f"{title} {a} -> {b}" for (a, b), title in known.items())
     return (
-        f"it takes {config.in_dim} and gives {config.out_dim} channels, {has}; known are {listed}. Choose one of those."
+        f"it takes {config.in_dim} and gives {config.out_dim} channels, {has}; known are {listed}.{vace} Choose one of "
+        "those."
     )

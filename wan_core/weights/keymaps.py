@@ -106,6 +106,19 @@ DIT_DIFFUSERS = _rules("""
     blocks.{}.cross_attn.v_img.*    blocks.{}.attn2.add_v_proj.*
     blocks.{}.cross_attn.norm_k_img.*  blocks.{}.attn2.norm_added_k.*
 """)
+DIT_DIFFUSERS += (
+    *_rules("""
+    vace_patch_embedding.*          vace_patch_embedding.*
+    vace_blocks.{}.before_proj.*    vace_blocks.{}.proj_in.*
+    vace_blocks.{}.after_proj.*     vace_blocks.{}.proj_out.*
+    """),
+    *(
+        Rule(f"vace_{rule.ours}", tuple(f"vace_{name}" for name in rule.theirs))
+        for rule in DIT_DIFFUSERS
+        if rule.ours.startswith("blocks.")
+    ),
+)
+"""A VACE block is a main block with two projections more."""
 
 UMT5_HF = (
     Rule("token_embedding.*", ("shared.*",)),

@@ -38,7 +38,6 @@ FOREIGN: tuple[tuple[str, str], ...] = (
     (r"double_blocks|single_blocks|single_transformer_blocks", "Flux or Hunyuan Video"),
     (r"joint_blocks|context_block", "Stable Diffusion 3"),
     (r"transformer_blocks", "LTX, Qwen Image or another family"),
-    (r"vace_blocks|vace_patch", "Wan VACE (not supported yet)"),
     (r"face_adapter|motion_encoder|pose_patch", "Wan Animate (not supported yet)"),
     (r"audio_injector|casual_audio", "Wan S2V (not supported yet)"),
 )
@@ -237,6 +236,7 @@ OTHER_INPUTS = "the input layer of a model with other channels (image or control
 NOT_WAN = "no part of a Wan transformer"
 OTHER_SHAPE = "of another shape than the model's"
 NOT_THERE = "the model has no such tensor"
+NO_VACE = "for VACE blocks, which the model does not have"
 OUTSIDE = "outside the chosen blocks"
 HARMLESS = (NO_CLIP, OTHER_SIDE, OUTSIDE)
 
@@ -340,6 +340,8 @@ def bars(sizes: Sequence[float]) -> str:
 def _why_not(file: LoraFile, change: Change, shapes: Shapes) -> str | None:
     wanted = shapes.get(change.target)
     if wanted is None:
+        if change.target.startswith("vace_"):
+            return NO_VACE
         return NO_CLIP if re.search(r"k_img|v_img|^img_emb", change.target) else NOT_THERE
     header = file.checkpoint.header
     if _fits({role: header[name] for role, name in change.names.items()}, change.kind, wanted):

@@ -89,7 +89,8 @@ def _modules() -> tuple[tuple[str, str], ...]:
     for an index."""
     ends = [(rule.ours, rule.theirs[0]) for rule in DIT_DIFFUSERS]
     pairs = [(ours.removesuffix(".*"), theirs.removesuffix(".*")) for ours, theirs in ends]
-    return (*pairs, ("blocks.{}", "blocks.{}"), ("head", "head"), ("img_emb", "condition_embedder.image_embedder"))
+    owners = ("blocks.{}", "vace_blocks.{}", "head")
+    return (*pairs, *((name, name) for name in owners), ("img_emb", "condition_embedder.image_embedder"))
 
 
 MODULES = _modules()

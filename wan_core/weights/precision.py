@@ -24,6 +24,7 @@ NAMES = {dtype: name for name, dtype in REQUESTS.items()}
 ISLANDS: dict[str, tuple[str, ...]] = {
     "dit": (
         "patch_embedding.*",
+        "vace_patch_embedding.*",
         "time_embedding.*",
         "time_projection.*",
         "*modulation",

@@ -7,7 +7,6 @@ from ..errors import ModelFileError
 
 # Wan models of a kind that is not built yet: pattern of a name without prefix -> what it is.
 NOT_YET: tuple[tuple[str, str], ...] = (
-    (r"vace_patch_embedding\.|vace_blocks\.", "Wan VACE"),
     (r"casual_audio_encoder\.|audio_injector\.|trainable_cond_mask\.", "Wan 2.2 S2V (speech to video)"),
     (r"face_adapter\.|pose_patch_embedding\.|motion_encoder\.|face_encoder\.", "Wan 2.2 Animate"),
     (r"audio_proj\.|audio_proj_glob", "HuMo or another audio-driven Wan model"),
@@ -29,6 +28,8 @@ _CLIP = "Wan image models use CLIP ViT-H (clip_vision_h.safetensors)"
 FOREIGN: tuple[tuple[str, str, str], ...] = (
     (r"\.lora_[AB]\b|\.lora_(up|down)\b|_lora\.(up|down)\.|\.lora\.(up|down)\.|\.lora_linear_layer\.", _LORA, ""),
     (r"\.hada_w[12]_|\.lokr_w[12]|\.dora_scale$|\.diff_b$|\.diff_m$|\.diff$", _LORA, ""),
+    (r"(^|\.)vace_(blocks|patch_embedding)\.", "a VACE module, which holds the VACE blocks alone",
+     "Choose the T2V model of its size here, and this file as module_name; or choose a whole VACE model"),
     (r"conditioner\.embedders\.1\.", "an SDXL checkpoint", _SD),
     (r"input_blocks\.0\.0\.weight$", "a Stable Diffusion (SD 1, 2 or XL) model", _SD),
     (r"cond_stage_model\.", "a Stable Diffusion checkpoint", _SD),

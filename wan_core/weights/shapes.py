@@ -57,6 +57,7 @@ def dit_config(shapes: Shapes, said: Mapping[str, object]) -> DitConfig:
         img_tokens=_shape(shapes, "img_emb.emb_pos", 3)[1] if "img_emb.emb_pos" in shapes else None,
         ref_dim=_shape(shapes, "ref_conv.weight", 4)[1] if _has(shapes, "ref_conv") else None,
         camera_dim=_camera_dim(shapes) if _has(shapes, "control_adapter") else None,
+        **_vace(shapes),
     )
     for name in ("text_dim", "freq_dim", "dim", "num_layers"):
         if _said(said, name) not in (None, getattr(config, name)):
@@ -75,6 +76,20 @@ def _camera_dim(shapes: Shapes) -> int:
             "Camera model of Wan 2.1 or 2.2."
         )
     return width
+
+
+def _vace(shapes: Shapes) -> dict[str, object]:
+    """VACE blocks are spread evenly over the main blocks, as ComfyUI reads them: their number says which."""
+    if not (_has(shapes, "vace_blocks") or _has(shapes, "vace_patch_embedding")):
+        return {}
+    blocks, count = _count(shapes, "blocks"), _count(shapes, "vace_blocks")
+    if count > blocks:
+        raise ModelFileError(f"it has {count} VACE blocks for {blocks} blocks. Download it again.")
+    step = blocks // count
+    return {
+        "vace_layers": tuple(range(0, count * step, step)),
+        "vace_in_dim": _shape(shapes, "vace_patch_embedding.weight", 5)[1],
+    }
 
 
 def umt5_config(shapes: Shapes, said: Mapping[str, object]) -> Umt5Config:

@@ -1,5 +1,7 @@
 """Plans: what fits is used, what does not is refused with both numbers, and every rung of the ladder needs less."""
 
+from itertools import pairwise
+
 import pytest
 
 from wan_core.errors import CapacityError
@@ -117,3 +119,16 @@ def test_the_real_models_fit_the_cards_that_users_have(name, latent, gigabytes):
     sizes = WeightSizes(blocks=(block,) * cfg.num_layers, rest=rest)
     work = dit_work(cfg, 1, t * h * w // 4, passes=2, itemsize=2)
     assert plan_residency(sizes, row.experts, work, int(gigabytes * 1e9), FAST).peak_bytes <= gigabytes * 1e9
+
+
+def test_a_vace_model_needs_room_and_time_for_each_of_its_contexts():
+    plain, vace = (next(row.dit for row in VARIANTS if row.name == name) for name in ("t2v-14b", "vace-14b"))
+    none, one, two = (dit_work(vace, 1, 32760, passes=2, itemsize=2, contexts=n) for n in (0, 1, 2))
+    stream = 32760 * 5120 * 4
+    for together in (False, True):
+        sides = 2 if together else 1
+        sizes = [work.bytes_at(8192, together) for work in (none, one, two)]
+        assert sizes[0] == dit_work(plain, 1, 32760, passes=2, itemsize=2).bytes_at(8192, together)
+        assert all(b - a >= stream * sides for a, b in pairwise(sizes))
+    assert one.block_flops == dit_work(plain, 1, 32760, passes=2, itemsize=2).block_flops
+    assert two.block_flops[0] == pytest.approx(one.block_flops[0] * (40 + 2 * 8) / (40 + 8))

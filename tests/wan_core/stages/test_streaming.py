@@ -9,6 +9,7 @@ import torch
 from tests import tiny
 from tests.wan_core.runtime.memories import Planned, SmallDevice
 from tests.wan_core.stages.test_sample import SHAPE, condition, start
+from wan_core.conditioning.vace import VaceContext
 from wan_core.configs import DitConfig
 from wan_core.errors import CapacityError
 from wan_core.models.dit import WanDiT
@@ -20,6 +21,16 @@ from wan_core.variants import VARIANTS, Feature
 
 BASE = [row.name for row in VARIANTS if not row.exact]
 PLANS = [(0, False), (0, True), (1, False), (2, True), (3, False), (3, True)]
+
+
+def vace_contexts() -> tuple[VaceContext, ...]:
+    """Two contexts, of which one ends before the run does."""
+    draw = torch.Generator().manual_seed(7)
+    made = []
+    for strength, end in ((1.0, 1.0), (0.6, 0.5)):
+        latent, mask = (torch.randn(1, n, *SHAPE[2:], generator=draw) for n in (32, 64))
+        made.append(VaceContext(latent=latent, mask=mask.sigmoid(), strength=strength, end=end))
+    return tuple(made)
 
 
 def run(name: str, memory, settings=None, model=None):
@@ -39,6 +50,8 @@ def run(name: str, memory, settings=None, model=None):
     if Feature.CLIP in row.features:
         tokens = 514 if Feature.LAST_FRAME in row.features else 257
         extra["clip"] = torch.randn(1, tokens, 32, generator=torch.Generator().manual_seed(8))
+    if Feature.VACE in row.features:
+        extra["vace"] = vace_contexts()
     return sample(
         model or tiny.model(name),
         condition(**extra),

@@ -25,6 +25,8 @@ DITS = {
     "flf2v_14B": ("flf2v-14b",),
     "i2v_A14B_expert": ("i2v-a14b", "fun-inp-a14b"),
     "ti2v_5B": ("ti2v-5b",),
+    "vace_1_3B": ("vace-1.3b",),
+    "vace_14B": ("vace-14b", "vace-a14b"),
 }
 # Fun models: the inventory that they are built on, input channels, CLIP branch, reference and camera convolutions.
 FUN = {
@@ -210,17 +212,20 @@ def test_an_all_in_one_checkpoint_gives_the_part_that_is_asked_for():
 
 @pytest.mark.parametrize(
     ("name", "title"),
-    [("vace_14B", "VACE"), ("vace_1_3B", "VACE"), ("s2v_14B", "S2V"), ("animate_14B", "Animate")],
+    [("s2v_14B", "S2V"), ("animate_14B", "Animate")],
 )
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 def test_wan_models_that_are_not_built_yet_are_refused_by_name(name, title, prefix):
     header = {prefix + key: one for key, one in header_of(inventory(name)).items()}
     with pytest.raises(ModelFileError, match=rf"{title}.*not supported yet"):
         detect(header, {}, name)
-    if title == "VACE":
-        module = {key: one for key, one in header.items() if "vace" in key}
-        with pytest.raises(ModelFileError, match=rf"{title}.*not supported yet"):
-            detect(module, {}, name)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_vace_blocks_by_themselves_are_told_where_they_belong(prefix):
+    header = {prefix + key: one for key, one in header_of(inventory("vace_14B")).items() if "vace" in key}
+    with pytest.raises(ModelFileError, match=r"VACE module.*T2V model of its size.*module_name"):
+        detect(header, {}, "module")
 
 
 @pytest.mark.parametrize(

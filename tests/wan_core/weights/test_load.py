@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from wan_core.configs import ClipVisionConfig, DitConfig, Umt5Config, VaeConfig
 from wan_core.errors import ModelFileError
 from wan_core.models.clip_vision import ClipVision
-from wan_core.models.dit import WanDiT
 from wan_core.models.umt5 import Umt5Encoder
+from wan_core.models.vace import build_dit
 from wan_core.models.vae import WanVAE
 from wan_core.runtime.linear import StoredLinear
 from wan_core.weights.checkpoint import open_checkpoint
@@ -25,16 +25,18 @@ from wan_core.weights.load import load_module, plan_load, read_raw
 from wan_core.weights.precision import policy
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
-CLASSES = {"dit": WanDiT, "umt5": Umt5Encoder, "clip_vision": ClipVision, "vae": WanVAE}
+CLASSES = {"dit": build_dit, "umt5": Umt5Encoder, "clip_vision": ClipVision, "vae": WanVAE}
 INVENTORIES = {
     "t2v_1_3B": "dit", "t2v_14B": "dit", "i2v_14B_wan21": "dit", "flf2v_14B": "dit", "i2v_A14B_expert": "dit",
-    "ti2v_5B": "dit", "umt5_xxl_encoder": "umt5", "vae_2_1": "vae", "vae_2_2": "vae",
-    "clip_vit_h_visual": "clip_vision",
+    "ti2v_5B": "dit", "vace_1_3B": "dit", "vace_14B": "dit", "umt5_xxl_encoder": "umt5", "vae_2_1": "vae",
+    "vae_2_2": "vae", "clip_vit_h_visual": "clip_vision",
 }  # fmt: skip
 TINY = {
     "t2v": ("dit", DitConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=2, in_dim=16, out_dim=16, text_dim=24)),
     "flf2v": ("dit", DitConfig(dim=48, ffn_dim=64, num_heads=2, num_layers=1, in_dim=36, out_dim=16, text_dim=24,
                                freq_dim=32, img_dim=20, img_tokens=514)),
+    "vace": ("dit", DitConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=4, in_dim=16, out_dim=16, text_dim=24,
+                              vace_layers=(0, 2), vace_in_dim=96)),
     "umt5": ("umt5", Umt5Config(vocab=50, dim=16, dim_attn=16, dim_ffn=24, num_heads=2, num_layers=2)),
     "clip": ("clip_vision", ClipVisionConfig(image_size=28, dim=32, mlp_dim=48, out_dim=8, num_heads=4, num_layers=2)),
     "vae21": ("vae", VaeConfig(dim=4, dec_dim=4, z_dim=4)),
@@ -229,7 +231,7 @@ def quantised(state, suffix: str, dtype=torch.float8_e4m3fn):
             name.endswith(".weight")
             and tensor.ndim == 2
             and ".norm" not in name
-            and name.startswith(("blocks.", "encoder.block"))
+            and name.startswith(("blocks.", "vace_blocks.", "encoder.block"))
         ):
             scale = (tensor.abs().max() / 448).reshape(())
             file[name], file[name.removesuffix("weight") + suffix] = (tensor / scale).to(dtype), scale
@@ -257,9 +259,10 @@ def test_plain_fp8_stays_fp8_and_is_used_as_its_numbers(tmp_path):
     assert all(torch.equal(found, state[key].float()) for key, found in effective(module).items())
 
 
+@pytest.mark.parametrize("name", ["t2v", "vace"])
 @pytest.mark.parametrize("naming", ["official", "diffusers"])
-def test_scaled_fp8_of_the_first_generation_loads_in_every_naming(naming, tmp_path):
-    file, meant = quantised(state_of("t2v"), "scale_weight")
+def test_scaled_fp8_of_the_first_generation_loads_in_every_naming(naming, name, tmp_path):
+    file, meant = quantised(state_of(name), "scale_weight")
     file["blocks.0.ffn.0.scale_input"] = torch.tensor(1.0)
     theirs = {**to_naming(file, "dit", naming), "scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
     save_file(theirs, tmp_path / "m.safetensors")

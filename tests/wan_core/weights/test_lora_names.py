@@ -154,7 +154,7 @@ FOREIGN = {
         "diffusion_model.blocks.0.ffn.0.extra.lora_A.weight", "lora_unet_blocks.0.ffn.0.lora_down.weight",
         "lora_unet_blocks_0_ffn_0_lora_down.weight", "blocks_0_ffn_0.lora_down.weight",
         "diffusion_modelXblocks.0.ffn.0.lora_A.weight", "Diffusion_Model.blocks.0.ffn.0.lora_A.weight",
-        "diffusion_model.vace_blocks.0.ffn.0.lora_A.weight", "diffusion_model.blocks.0.ffn.0.lora_A.weight\n",
+        "diffusion_model.vace_blocks.0.extra.lora_A.weight", "diffusion_model.blocks.0.ffn.0.lora_A.weight\n",
     ],
 }  # fmt: skip
 
