@@ -13,6 +13,7 @@ from .memory import Memory, Plan
 from .sampling import Sampler
 from .text import TextEncode
 from .training import TrainingData, TrainLoRA
+from .video import LoadVideoLatent, SaveVideo
 
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
@@ -32,6 +33,8 @@ NODES: list[type[io.ComfyNode]] = [
     TrainLoRA,
     Memory,
     Plan,
+    SaveVideo,
+    LoadVideoLatent,
 ]
 
 
