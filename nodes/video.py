@@ -4,7 +4,7 @@ Workflows come from strangers. A file is only ever written below the host's outp
 ever read from the host's own folders.
 """
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import torch
@@ -72,23 +72,30 @@ class SaveVideo(io.ComfyNode):
         vae_stage.check_channels(spec, samples.shape[1])
         codec_of(codec)
         scale = spec.stride_hw
-        place = save_place(filename_prefix, width=samples.shape[-1] * scale, height=samples.shape[-2] * scale)
-        speed = fps or float(latent.get("fps", spec.fps))
-        tags = job_tags(cls)
+        settings = VideoSettings(
+            fps=fps or float(latent.get("fps", spec.fps)), codec=codec, quality=quality, metadata=job_tags(cls)
+        )
         files = []
-        for index in range(len(samples)):
-            frames = _frames(run, vae, samples, index)
-            settings = VideoSettings(fps=speed, codec=codec, quality=quality, sound=_sound(audio, index), metadata=tags)
-            try:
-                with closing(frames):
-                    files.append(write_video(frames, place.place, settings))
-            except OutputError as error:
-                written = f" {len(files)} of {len(samples)} files were written." if files else ""
-                raise OutputError(f"{error}{written} {KEPT}") from error
-        run.notify(f"Saved {', '.join(path.name for path in files)}; {speed:g} frames a second.")
+        with _latent_kept(files, len(samples)):
+            place = save_place(filename_prefix, width=samples.shape[-1] * scale, height=samples.shape[-2] * scale)
+            for index in range(len(samples)):
+                one = replace(settings, sound=_sound(audio, index))
+                with closing(_frames(run, vae, samples, index)) as frames:
+                    files.append(write_video(frames, place.place, one))
+        run.notify(f"Saved {', '.join(path.name for path in files)}; {settings.fps:g} frames a second.")
         shown = [ui.SavedResult(path.name, place.subfolder, io.FolderType.output) for path in files]
         videos = [InputImpl.VideoFromFile(str(path)) for path in files]
-        return run.output(videos, float(speed), ui=ui.PreviewVideo(shown).as_dict())
+        return run.output(videos, settings.fps, ui=ui.PreviewVideo(shown).as_dict())
+
+
+@contextmanager
+def _latent_kept(files: list, count: int):
+    """A file that cannot be written costs its decode, and the sentence says so."""
+    try:
+        yield
+    except OutputError as error:
+        written = f" {len(files)} of {count} files were written." if files else ""
+        raise OutputError(f"{error}{written} {KEPT}") from error
 
 
 def _frames(run: NodeRun, vae, samples, index: int):
