@@ -15,6 +15,7 @@ from .sampling import Sampler
 from .text import TextEncode
 from .training import TrainingData, TrainLoRA
 from .vace import Vace
+from .video import LoadVideoLatent, SaveVideo
 
 NODES: list[type[io.ComfyNode]] = [
     LoadModel,
@@ -38,6 +39,8 @@ NODES: list[type[io.ComfyNode]] = [
     CameraPath,
     CameraControl,
     Vace,
+    SaveVideo,
+    LoadVideoLatent,
 ]
 
 

@@ -3,10 +3,13 @@
 Uses only what ComfyUI 0.3.64 and 0.33.0 both have, by keyword.
 """
 
+import json
 import logging
+import os
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,12 +17,16 @@ import comfy.model_management as mm
 import comfy.utils
 import folder_paths
 import torch
+from comfy.cli_args import args
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 
-from ..wan_core.errors import CapacityError, gigabytes
+from ..wan_core.errors import CapacityError, InputError, OutputError, gigabytes
+from ..wan_core.media.names import check_below, check_new, is_inside
+from ..wan_core.media.part import Place
+from ..wan_core.media.read import CONTAINERS
 from ..wan_core.runtime.memory import (
     ResidencyPlan,
     WeightSizes,
@@ -93,6 +100,79 @@ def input_folder() -> Path:
 def output_folder() -> Path:
     """Where workflows write."""
     return Path(folder_paths.get_output_directory())
+
+
+def input_videos() -> list[str]:
+    """Videos in the input folder, as the host's own loader lists them."""
+    root = input_folder()
+    names = [name for name in os.listdir(root) if (root / name).is_file()] if root.is_dir() else []
+    return sorted(name for name in names if Path(name).suffix.lower() in CONTAINERS)
+
+
+def input_video(name: str) -> Path:
+    """The path of a listed or an annotated name (``clip.mp4 [output]``), in the host's own folders and nowhere else.
+
+    Raises:
+        InputError: it is not there, or not below its folder.
+    """
+    plain, base = folder_paths.annotated_filepath(str(name))
+    root = Path(base) if base is not None else input_folder()
+    check_below(plain, "The video")
+    path = root / plain
+    if not (is_inside(root, path) and path.is_file()):
+        raise InputError(f"There is no video {plain[:80]!r} in {root}. Put it there, press R, and choose it.")
+    return path
+
+
+def file_state(path: Path) -> str:
+    """Changes when the file does."""
+    stat = path.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavePlace:
+    """Where new files go, and what the page calls the folder."""
+
+    place: Place
+    subfolder: str
+
+
+def save_place(prefix: str, width: int = 0, height: int = 0, make: bool = True) -> SavePlace:
+    """Where the host wants files of this prefix: below its output folder, from the first free number on.
+
+    Args:
+        width, height: of the picture, for ``%width%`` and ``%height%`` in the prefix.
+        make: False: only check it; nothing is made.
+
+    Raises:
+        InputError: the prefix leads out of the output folder, or cannot be a file's name.
+        OutputError: the folder cannot be made or read.
+    """
+    prefix, root = str(prefix).replace("\\", "/"), output_folder()
+    check_new(prefix, "The file name's prefix")
+    if not is_inside(root, (root / prefix).parent):
+        raise InputError(f"{prefix!r} leads out of the output folder {root} by a link. Choose a prefix below it.")
+    if not make:
+        return SavePlace(place=Place(folder=root, name=Path(prefix).name), subfolder="")
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, str(root), width, height)
+    except OSError as error:
+        raise OutputError(
+            f"The folder for {prefix!r} cannot be made or read in {root} ({error.strerror or error}). Change its "
+            "permissions, or the prefix."
+        ) from error
+    return SavePlace(place=Place(folder=Path(folder), name=name, counter=counter), subfolder=subfolder)
+
+
+def job_tags(node: type[io.ComfyNode]) -> dict[str, str]:
+    """What native nodes write into a video, so that the page can open its workflow; nothing with --disable-metadata."""
+    if args.disable_metadata or node.hidden is None:
+        return {}
+    values = dict(node.hidden.extra_pnginfo or {})
+    if node.hidden.prompt is not None:
+        values["prompt"] = node.hidden.prompt
+    return {str(key): json.dumps(value) for key, value in values.items()}
 
 
 def first_folder(kind: str) -> Path:
@@ -301,9 +381,13 @@ class NodeRun:
         if lines:
             _show_text("\n".join(lines), self.node_id)
 
-    def output(self, *values) -> io.NodeOutput:
-        """The node's result; what was told travels in the history too, for those who use the API."""
-        return io.NodeOutput(*values, ui={"text": list(self.notices)} if self.notices else None)
+    def output(self, *values, ui: dict | None = None) -> io.NodeOutput:
+        """The node's result; what was told travels in the history too, for those who use the API.
+
+        ``ui``: what the page shows besides.
+        """
+        shown = {**(ui or {}), **({"text": list(self.notices)} if self.notices else {})}
+        return io.NodeOutput(*values, ui=shown or None)
 
 
 def _duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from comfy_api.latest import io
 
 from ..wan_core.errors import InputError, MismatchError
 from ..wan_core.grid import grid_of
+from ..wan_core.media.names import RESERVED
 from ..wan_core.runtime.ports import Ports
 from ..wan_core.sampling.loras import constant
 from ..wan_core.stages.load import ModelHandle
@@ -45,7 +46,6 @@ POINTS = 200
 """Of a loss curve."""
 CURVE_SECONDS = 2.0
 _NAME = re.compile(r"\w[\w .+-]{0,79}")
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 
 
 def data_tables() -> list[str]:
@@ -67,7 +67,7 @@ def checked_name(name: str) -> str:
         InputError: it is a path, or none that every system can have.
     """
     plain = name.strip().removesuffix(".safetensors")
-    good = _NAME.fullmatch(plain) and plain[-1] not in ". " and plain.split(".")[0].lower() not in _RESERVED
+    good = _NAME.fullmatch(plain) and plain[-1] not in ". " and plain.split(".")[0].lower() not in RESERVED
     if not good:
         raise InputError(
             f"{name[:60]!r} cannot be the name of a LoRA. Use letters, digits, '-', '_', '.' and blanks, at most 80, "

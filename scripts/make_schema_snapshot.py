@@ -22,6 +22,8 @@ NO_FILE = {"none", "same"}
 """What stands before the files of a folder; alone where the folder is empty."""
 MODEL_ENDINGS = (".safetensors", ".sft", ".pth", ".pt", ".bin", ".ckpt", ".gguf", "/metadata.csv")
 """Of models, and of the tables of training data in the input folder."""
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+"""Of videos in the input folder."""
 
 
 def describe(object_info: dict) -> dict[str, dict]:
@@ -46,7 +48,7 @@ def describe_input(name: str, declaration: list, *, optional: bool) -> dict:
     described = {"name": name, "type": "COMBO" if isinstance(kind, list) else kind, "optional": optional}
     described |= {key: options[key] for key in KEPT if options.get(key) not in (None, False)}
     if choices is not None:
-        found = any(str(choice).endswith(MODEL_ENDINGS) for choice in choices)
+        found = any(str(choice).lower().endswith(MODEL_ENDINGS + VIDEO_ENDINGS) for choice in choices)
         described["options"] = FILES if found or set(choices) <= NO_FILE else choices
     return described
 

@@ -27,6 +27,10 @@ class CapacityError(WanError):
     """The work cannot fit in the memory that there is."""
 
 
+class OutputError(WanError):
+    """A result cannot be written; nothing of it is left behind, and what was there before is untouched."""
+
+
 class TrainingError(WanError):
     """Training cannot begin or go on; what had been learned until then is on disk."""
 

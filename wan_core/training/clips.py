@@ -11,16 +11,14 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import TrainingError, first_few
+from ..errors import InputError, TrainingError, first_few
+from ..media.read import CONTAINERS, read_video
 
 log = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 UNREADABLE = (OSError, ValueError, SyntaxError, IndexError, ArithmeticError)
-VIDEOS = {
-    ".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".gif": "gif",
-}  # fmt: skip
-"""Ending -> the one container that is looked for in such a file: others, such as playlists, can name further files."""
+VIDEOS = CONTAINERS
 TABLE = "metadata.csv"
 COLUMNS = (("file_name", "text"), ("video", "prompt"), ("image", "prompt"))
 """What the columns of file names and captions are called; the pairs that DiffSynth-Studio has had."""
@@ -222,25 +220,17 @@ def contents(folder: Path) -> list[tuple[str, str, int]]:
 
 def read_frames(path: Path, count: int) -> np.ndarray:
     """The first ``count`` frames of a video or an image, uint8 ``[T, H, W, 3]``; fewer if it has fewer."""
-    import av
     from PIL import Image
 
+    if path.suffix.lower() not in IMAGES:
+        try:
+            return read_video(path, count)
+        except InputError as error:
+            raise TrainingError(str(error).removeprefix(f"{path.name} ")) from error
     try:
-        if path.suffix.lower() in IMAGES:
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))[None]
-        with av.open(str(path), format=VIDEOS.get(path.suffix.lower())) as container:
-            frames = []
-            for frame in container.decode(video=0):
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == count:
-                    break
-        if not frames:
-            raise TrainingError("no frame in it")
-        return np.stack(frames)
-    except TrainingError:
-        raise
-    except (*UNREADABLE, av.error.FFmpegError, Image.DecompressionBombError) as error:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))[None]
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise TrainingError(f"cannot be read ({type(error).__name__}: {error})") from error
 
 
