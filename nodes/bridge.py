@@ -43,7 +43,10 @@ NETWORK = (
 PRECISION = f"{WHO}: what it computes in is chosen in Wan Core Load Model (precision). Remove the node."
 CARDS = f"{WHO}: it computes on one device. Remove the multi-GPU node."
 CONTROL = f"{WHO}: it takes no ControlNet. Remove the node that applies it, or load the file with native nodes."
-TRAINING = f"{WHO}: native nodes cannot train it. Use Wan Core Train LoRA."
+TRAINING = f"{WHO}: it cannot be copied or trained by native nodes. Train with Wan Core Train LoRA."
+
+CHANGES_LAYERS = ("patches", "patches_replace", "optimized_attention_override", "rope_options")
+"""Keys of ``transformer_options`` that native nodes also set without asking the model."""
 
 
 def _refuses(sentence: str):
@@ -80,6 +83,8 @@ class Network(torch.nn.Module):
     ):
         """As the native network, with its wrappers; more conditions than Wan Core has are refused by name."""
         options = {} if transformer_options is None else transformer_options
+        if context is None:
+            raise MismatchError("A conditioning without a text: Wan has none. Connect a Text Encode node to each side.")
         unknown = [name for name, value in {**more, "time_dim_concat": time_dim_concat}.items() if value is not None]
         unknown = [name for name in unknown if name != "denoise_mask"]  # it is in the timesteps already
         if control is not None:
@@ -89,9 +94,7 @@ class Network(torch.nn.Module):
                 f"The conditioning carries {', '.join(sorted(unknown))}, which Wan Core's model does not take. Remove "
                 "the node that adds it, or load the file with native Load Diffusion Model."
             )
-        if any(options.get(name) for name in ("patches", "patches_replace", "optimized_attention_override")):
-            raise MismatchError(LAYERS)
-        if options.get("rope_options"):
+        if any(options.get(name) for name in CHANGES_LAYERS):
             raise MismatchError(LAYERS)
         kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
         wrappers = comfy.patcher_extension.get_all_wrappers(kind, options)
@@ -149,6 +152,11 @@ class Patcher(comfy.model_patcher.ModelPatcher):
     set_model_rope_options = _refuses(LAYERS)
     set_model_compute_dtype = _refuses(PRECISION)
     deepclone_multigpu = _refuses(CARDS)
+
+    def clone(self, *args, force_deepcopy=False, **kwargs):
+        if force_deepcopy:
+            raise MismatchError(TRAINING)
+        return super().clone(*args, **kwargs)
 
     def add_object_patch(self, name, obj) -> None:
         if name.split(".")[0] == "diffusion_model":

@@ -20,7 +20,7 @@ from ..runtime.stay import Stay, Stop
 from ..sampling.loras import changes_at
 from ..variants import Feature
 from .load import ModelHandle
-from .sample import LORAS_FIRST, NOT_FINITE
+from .sample import ALMOST_ALL_NOISE, LORAS_FIRST, NOT_FINITE
 
 SIDES = ("high", "low")
 AHEAD = 64
@@ -64,7 +64,7 @@ class Predictor:
         self._stay: Stay | None = None
         self._open_for: tuple | None = None
         self._next = 0
-        self._told: str | None = None
+        self._told: set[str] = set()
 
     @property
     def device(self) -> torch.device:
@@ -117,9 +117,19 @@ class Predictor:
 
     def close(self) -> None:
         """Give the device back: what streams is gone from it, whole weights stay with the host."""
-        stay, self._stay, self._open_for, self._told = self._stay, None, None, None
+        self._let_go()
+        self._told.clear()
+
+    def _let_go(self) -> None:
+        stay, self._stay, self._open_for = self._stay, None, None
         if stay is not None:
             stay.close()
+
+    def _say(self, sentence: str) -> None:
+        """Once in a run."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._ports.notify(sentence)
 
     def _expert(self, level: float) -> str:
         if self._side is not None or self.model.low is None:
@@ -137,6 +147,10 @@ class Predictor:
                 "A LoRA has a strength over the steps, and this sampler does not tell its steps. Give the LoRA one "
                 "strength, or use the Wan Core sampler."
             )
+        if asked.sigmas[0] < ALMOST_ALL_NOISE or asked.sigmas[-1] > 0:
+            self._say(
+                "A LoRA's strength over the steps counts the steps of this sampler alone, not of the whole video."
+            )
         steps = len(asked.sigmas) - 1
         step = int((asked.sigmas[:-1] >= asked.sigma - ROUNDING).sum()) - 1
         return changes_at(loras, side, max(0, step), steps)
@@ -144,32 +158,32 @@ class Predictor:
     def _open(self, shape: tuple[int, ...], side: str, changes: Changes) -> int:
         """Hold the device for such predictions; returns the number of the next."""
         wanted = (shape, side, changes)
-        if self._stay is not None and self._open_for == wanted and self._next < AHEAD and not self._is_evicted(side):
+        if self._open_for == wanted and self._next < AHEAD and not self._is_evicted(side):
             self._next += 1
             return self._next - 1
-        told = self._told
-        self.close()
+        self._let_go()
         first = self._weights(side)
         for weights in filter(None, (self.model.high, self.model.low)):
             holder = self._holders.get(weights, lambda: None)()
             if holder is not None and holder is not self:
-                holder.close()
+                holder._let_go()
             self._holders[weights] = ref(self)
+            if weights is not first and weights.where.type == "cpu":
+                weights.wear({})  # what it wears at home is a copy of its weights
         stops = [Stop(weights=first, changes=changes)] * AHEAD
         if self._side is None and self.model.low is not None:  # the plan is for both
             other = SIDES[1 - SIDES.index(side)]
             stops.append(Stop(weights=self._weights(other), changes=changes_at(self.model.loras, other, 0, 1)))
         batch, _, *size = shape
         self._stay = Stay(stops, self._work(batch, *size), self._ports, self.model.options.budget_bytes)
-        self._open_for, self._next, self._told = wanted, 1, told
-        if not self._stay.plan.whole and (said := self._stay.plan.describe()) != told:
-            self._ports.notify(said)
-            self._told = said
+        self._open_for, self._next = wanted, 1
+        if not self._stay.plan.whole:
+            self._say(self._stay.plan.describe())
         return 0
 
     def _is_evicted(self, side: str) -> bool:
         """Whether a whole model has been taken off the device between two predictions, by what else a host loads."""
-        return self._stay.plan.whole and self._next > 0 and self._weights(side).where != self.device
+        return self._stay.plan.whole and self._weights(side).where != self.device
 
     def _weights(self, side: str) -> Resident:
         return self.model.high if side == "high" else self.model.low
