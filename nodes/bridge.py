@@ -6,6 +6,7 @@ What would need native weights or layers is refused in a sentence. Beside ``host
 host: its classes are what native samplers and nodes accept.
 """
 
+import comfy.hooks
 import comfy.model_base
 import comfy.model_patcher
 import comfy.patcher_extension
@@ -23,8 +24,8 @@ from .wires import Model
 
 WHO = "This MODEL is run by Wan Core"
 PATCHES = (
-    f"{WHO}: native nodes cannot change its weights. Add LoRAs with the Wan Core LoRA node, before Wan Core Model to "
-    "MODEL."
+    f"{WHO}: native nodes cannot read or change its weights. Add LoRAs with the Wan Core LoRA node, before Wan Core "
+    "Model to MODEL; for anything else load the file with native Load Diffusion Model."
 )
 HOOKS = (
     f"{WHO}: hooks cannot change its weights. Add LoRAs with the Wan Core LoRA node, before Wan Core Model to MODEL; "
@@ -141,7 +142,7 @@ class Patcher(comfy.model_patcher.ModelPatcher):
 
     add_patches = _refuses(PATCHES)
     get_key_patches = _refuses(MERGE)
-    model_state_dict = _refuses(SAVE)
+    model_state_dict = _refuses(PATCHES)
     state_dict_for_saving = _refuses(SAVE)
     add_hook_patches = _refuses(HOOKS)
     add_weight_wrapper = _refuses(PATCHES)
@@ -157,6 +158,11 @@ class Patcher(comfy.model_patcher.ModelPatcher):
         if force_deepcopy:
             raise MismatchError(TRAINING)
         return super().clone(*args, **kwargs)
+
+    def register_all_hook_patches(self, hooks, *args, **kwargs):
+        if hooks.get_type(comfy.hooks.EnumHookType.Weight):
+            raise MismatchError(HOOKS)
+        return super().register_all_hook_patches(hooks, *args, **kwargs)
 
     def add_object_patch(self, name, obj) -> None:
         if name.split(".")[0] == "diffusion_model":

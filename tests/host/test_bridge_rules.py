@@ -63,6 +63,14 @@ def hooked(graph, files, model):
     return video(graph, files, model, hooks=hooks)
 
 
+def overridden(graph, files, model):
+    """As packs set an attention of their own: in the options, without a method of the model."""
+    mine = shifted(graph, model, 4.25)  # a copy, so that the options of no other test change
+    given = {"transformer_options": {"optimized_attention_override": 1}}
+    call = graph.add("WanTestCall", value=mine, method="model_options.update", given=json.dumps(given))
+    return video(graph, files, call)
+
+
 def merged(graph, files, model, first: bool):
     other = graph.add("UNETLoader", unet_name=files["t2v"].name, weight_dtype="default")
     one, two = (model, other) if first else (other, model)
@@ -85,7 +93,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "ModelMergeSimple, into another": (lambda *given: merged(*given, first=False), "cannot be merged"),
     "ModelSave": (lambda graph, files, model: graph.add("ModelSave", model=model, filename_prefix="no"), "be saved"),
     "ModelComputeDtype": (node("ModelComputeDtype", dtype="fp16"), "Wan Core Load Model (precision)"),
-    "UNetSelfAttentionMultiply": (node("UNetSelfAttentionMultiply", q=1.1, k=1.0, v=1.0, out=1.0), LAYERS),
+    "UNetSelfAttentionMultiply": (node("UNetSelfAttentionMultiply", q=1.1, k=1.0, v=1.0, out=1.0), "read or change"),
     "SkipLayerGuidanceDiT": (node("SkipLayerGuidanceDiT", **SKIP), LAYERS),
     "PerturbedAttentionGuidance": (node("PerturbedAttentionGuidance", scale=3.0), LAYERS),
     "NAGuidance": (node("NAGuidance", nag_scale=5.0, nag_alpha=0.5, nag_tau=1.5), LAYERS),
@@ -93,14 +101,15 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "ControlNet": (sampled(control=True), "takes no ControlNet"),
     "ReferenceLatent": (sampled(reference=True), "carries reference_latent, which Wan Core's model does not take"),
     "no text": (sampled(no_text=True), "without a text"),
+    "attention of a pack": (overridden, LAYERS),
     "object patch": (call("add_object_patch", name="diffusion_model.blocks.0.forward", obj=None), LAYERS),
     "compute dtype": (call("add_object_patch", name="manual_cast_dtype", obj=None), "(precision)"),
     "block": (call("get_model_object", name="diffusion_model.blocks.0"), NETWORK),
     "inside": (call("model.diffusion_model.blocks.parameters"), NETWORK),
     "weight wrapper": (call("add_weight_wrapper", name="a", function=None), LORA),
     "injection": (call("set_injections", key="a", injections=[]), LORA),
-    "state dict": (call("model_state_dict"), "be saved"),
-    "weights loaded": (call("model.load_state_dict", state_dict={}), LORA),
+    "state dict": (call("model_state_dict"), "Load Diffusion Model"),
+    "weights loaded": (call("model.load_state_dict", state_dict={}), "read or change"),
     "hook patches": (call("add_hook_patches", hook=None, patches={}), "hooks cannot change"),
     "attention": (call("set_model_optimized_attention", optimized_attention=None), LAYERS),
     "another card": (call("deepclone_multigpu", new_load_device=None), "computes on one device"),

@@ -73,6 +73,7 @@ class FakeControlNet:
     """All that native samplers ask of a ControlNet."""
 
     extra_hooks = previous_controlnet = None
+    multigpu_clones: dict = {}
 
     def get_models(self):
         return []
