@@ -4,6 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
+from .bridge import ToModel
 from .fun import CameraControl, CameraPath, FunControl
 from .host import add_model_folders
 from .image import CLIPVisionEncode, ImageToVideo
@@ -41,6 +42,7 @@ NODES: list[type[io.ComfyNode]] = [
     Vace,
     SaveVideo,
     LoadVideoLatent,
+    ToModel,
 ]
 
 

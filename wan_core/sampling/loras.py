@@ -31,6 +31,11 @@ class Strength:
                 value = strength
         return value
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is the same in every step."""
+        return len(self.pieces) == 1 and self.pieces[0][0] == 0
+
     def scaled(self, factor: float) -> "Strength":
         """Every strength times ``factor``; within the same limits."""
         return Strength(pieces=tuple((begin, share, _checked(value * factor)) for begin, share, value in self.pieces))

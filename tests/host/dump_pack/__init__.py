@@ -51,4 +51,81 @@ class Loaded:
         return {}
 
 
-NODE_CLASS_MAPPINGS = {"WanTestDump": Dump, "WanTestLoaded": Loaded}
+class Call:
+    """Calls a method of what is on a wire, as packs of others do."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (AnyWire("*"),), "method": ("STRING", {}), "given": ("STRING", {})}}
+
+    RETURN_TYPES = (AnyWire("*"),)
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    def run(self, value, method, given):
+        for name in method.split(".")[:-1]:
+            value = getattr(value, name)
+        getattr(value, method.split(".")[-1])(**json.loads(given))
+        return (value,)
+
+
+class FakeControlNet:
+    """All that native samplers ask of a ControlNet."""
+
+    extra_hooks = previous_controlnet = None
+    multigpu_clones: dict = {}
+
+    def get_models(self):
+        return []
+
+    def get_extra_hooks(self):
+        return []
+
+    def inference_memory_requirements(self, dtype):
+        return 0
+
+    def pre_run(self, model, percent_to_timestep_function):
+        pass
+
+    def get_control(self, *args):
+        return {"output": []}
+
+    def cleanup(self):
+        pass
+
+
+class Control:
+    """Puts a ControlNet on CONDITIONING."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"conditioning": ("CONDITIONING",)}}
+
+    RETURN_TYPES = ("CONDITIONING",)
+    FUNCTION = "run"
+
+    def run(self, conditioning):
+        return ([[text, {**more, "control": FakeControlNet()}] for text, more in conditioning],)
+
+
+class WithoutText:
+    """CONDITIONING that holds no text."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    RETURN_TYPES = ("CONDITIONING",)
+    FUNCTION = "run"
+
+    def run(self):
+        return ([[None, {}]],)
+
+
+NODE_CLASS_MAPPINGS = {
+    "WanTestCall": Call,
+    "WanTestControl": Control,
+    "WanTestDump": Dump,
+    "WanTestLoaded": Loaded,
+    "WanTestWithoutText": WithoutText,
+}

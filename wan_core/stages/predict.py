@@ -1,0 +1,195 @@
+"""One prediction at a time, for samplers that are not ours: they ask for a velocity whenever they like, and end when
+they like. The device is held from the first prediction until :meth:`Predictor.close`."""
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor
+
+from ..conditioning.clip_tokens import clip_context
+from ..conditioning.text import folded, text_context
+from ..errors import InputError
+from ..grid import PATCH_HW
+from ..runtime.attention import using
+from ..runtime.finite import check_finite
+from ..runtime.memory import CHUNKS, Work, dit_work
+from ..runtime.ports import Ports
+from ..runtime.residency import Changes, Resident
+from ..runtime.stay import Stay, Stop
+from ..sampling.loras import changes_at
+from ..variants import Feature
+from .load import ModelHandle
+from .sample import ALMOST_ALL_NOISE, LORAS_FIRST, NOT_FINITE
+
+SIDES = ("high", "low")
+AHEAD = 64
+"""Predictions that are laid out at once: how many a foreign sampler makes is not known before it is done."""
+ROUNDING = 1e-5
+"""Samplers compute the noise levels that they ask for; one that is this close to a step's is that step's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a prediction is asked for.
+
+    x ``[B, in_dim, T, h, w]`` with the condition channels; t in 0..1000, ``[B]``, or ``[B, T]`` one for each latent
+    frame; text ``[B or 1, S, text_dim]``; clip ``[B or 1, S, img_dim]``. ``sigma``: the noise level, ``sigmas``: all of
+    the run, where the caller knows them (LoRAs whose strength changes over the steps need them).
+    """
+
+    x: Tensor
+    t: Tensor
+    text: Tensor
+    clip: Tensor | None = None
+    sigma: float | None = None
+    sigmas: Tensor | None = None
+
+
+class Predictor:
+    """The velocities of a model, or of one expert of a pair."""
+
+    _holders: "WeakKeyDictionary[Resident, ref[Predictor]]" = WeakKeyDictionary()
+    """Who holds the device with which weights: blocks of one model stream for one run only."""
+
+    def __init__(self, model: ModelHandle, ports: Ports, *, side: str | None = None, boundary: float | None = None):
+        """
+        Args:
+            model: the model; nothing of it is read yet.
+            side: ``high`` or ``low``: that expert of a pair alone. None: both, changed by noise level.
+            boundary: sigma at and above which the high-noise expert works; None: the model's own.
+        """
+        self.model, self._ports, self._side = model, ports, side
+        self._boundary = model.variant.boundary if boundary is None else boundary
+        self._stay: Stay | None = None
+        self._open_for: tuple | None = None
+        self._next = 0
+        self._told: set[str] = set()
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.high.device
+
+    @torch.no_grad()
+    def predict(self, asked: Asked) -> Tensor:
+        """Velocity (noise - x0), float32 ``[B, out_dim, T, h, w]``.
+
+        Raises:
+            MismatchError: text or CLIP tokens of another model.
+            NonFiniteError: the model gave NaN.
+            CapacityError: it does not fit.
+        """
+        cfg, (batch, *_, height, width) = self.model.variant.dit, asked.x.shape
+        level = float(asked.t.max()) / 1000
+        side = self._expert(level)
+        text, bias = text_context(asked.text.float(), cfg, batch), None
+        if self.device.type == "cpu":
+            text, bias = folded(text, cfg)
+        has_clip = Feature.CLIP in self.model.variant.features and asked.clip is not None
+        clip = clip_context(asked.clip.float(), cfg, batch) if has_clip else None
+        t = asked.t
+        if t.ndim == 2:
+            t = t.repeat_interleave(-(-height // PATCH_HW) * -(-width // PATCH_HW), dim=1)
+        number = self._open(tuple(asked.x.shape), side, self._changes(side, asked))
+        stay = self._stay
+
+        def forward() -> Tensor:
+            module, walk = stay.begin(number)
+            return module(asked.x.float(), t, text, clip, walk, bias, stay.plan.chunk)
+
+        try:
+            with using(self.model.options.attention, self._ports.notify):
+                velocity = stay.attempt(forward)
+        except BaseException:
+            self.close()  # a walk that did not end cannot be gone on with
+            raise
+        advice = LORAS_FIRST + NOT_FINITE if self.model.loras else NOT_FINITE
+        check_finite(velocity, f"noise level {level:.3f}", self.model.name, advice)
+        return velocity
+
+    def smallest_work_bytes(self, batch: int, frames: int, height: int, width: int) -> int:
+        """Memory that a prediction needs besides weights, at least; 0 where it is set aside already."""
+        if self._open_for is not None:
+            held, _, *size = self._open_for[0]
+            if batch <= held and size == [frames, height, width]:
+                return 0
+        return self._work(batch, frames, height, width).bytes_at(CHUNKS[-1], False)
+
+    def close(self) -> None:
+        """Give the device back: what streams is gone from it, whole weights stay with the host."""
+        self._let_go()
+        self._told.clear()
+
+    def _let_go(self) -> None:
+        stay, self._stay, self._open_for = self._stay, None, None
+        if stay is not None:
+            stay.close()
+
+    def _say(self, sentence: str) -> None:
+        """Once in a run."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._ports.notify(sentence)
+
+    def _expert(self, level: float) -> str:
+        if self._side is not None or self.model.low is None:
+            return self._side or "high"
+        return "high" if level >= self._boundary else "low"
+
+    def _changes(self, side: str, asked: Asked) -> Changes:
+        """The LoRAs of this noise level. Steps are counted in the run that asks."""
+        loras = self.model.loras
+        strengths = [lora.strength_high if side == "high" else lora.strength_low for lora in loras]
+        if all(one.is_constant for one in strengths):
+            return changes_at(loras, side, 0, 1)
+        if asked.sigma is None or asked.sigmas is None or len(asked.sigmas) < 2:
+            raise InputError(
+                "A LoRA has a strength over the steps, and this sampler does not tell its steps. Give the LoRA one "
+                "strength, or use the Wan Core sampler."
+            )
+        if asked.sigmas[0] < ALMOST_ALL_NOISE or asked.sigmas[-1] > 0:
+            self._say(
+                "A LoRA's strength over the steps counts the steps of this sampler alone, not of the whole video."
+            )
+        steps = len(asked.sigmas) - 1
+        step = int((asked.sigmas[:-1] >= asked.sigma - ROUNDING).sum()) - 1
+        return changes_at(loras, side, max(0, step), steps)
+
+    def _open(self, shape: tuple[int, ...], side: str, changes: Changes) -> int:
+        """Hold the device for such predictions; returns the number of the next."""
+        wanted = (shape, side, changes)
+        if self._open_for == wanted and self._next < AHEAD and not self._is_evicted(side):
+            self._next += 1
+            return self._next - 1
+        self._let_go()
+        first = self._weights(side)
+        for weights in filter(None, (self.model.high, self.model.low)):
+            holder = self._holders.get(weights, lambda: None)()
+            if holder is not None and holder is not self:
+                holder._let_go()
+            self._holders[weights] = ref(self)
+            if weights is not first and weights.where.type == "cpu":
+                weights.wear({})  # what it wears at home is a copy of its weights
+        stops = [Stop(weights=first, changes=changes)] * AHEAD
+        if self._side is None and self.model.low is not None:  # the plan is for both
+            other = SIDES[1 - SIDES.index(side)]
+            stops.append(Stop(weights=self._weights(other), changes=changes_at(self.model.loras, other, 0, 1)))
+        batch, _, *size = shape
+        self._stay = Stay(stops, self._work(batch, *size), self._ports, self.model.options.budget_bytes)
+        self._open_for, self._next = wanted, 1
+        if not self._stay.plan.whole:
+            self._say(self._stay.plan.describe())
+        return 0
+
+    def _is_evicted(self, side: str) -> bool:
+        """Whether a whole model has been taken off the device between two predictions, by what else a host loads."""
+        return self._stay.plan.whole and self._weights(side).where != self.device
+
+    def _weights(self, side: str) -> Resident:
+        return self.model.high if side == "high" else self.model.low
+
+    def _work(self, batch: int, frames: int, height: int, width: int) -> Work:
+        tokens = frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
+        high = self.model.high
+        fused = high.device.type == "cuda"
+        return dit_work(self.model.variant.dit, batch, tokens, 1, high.compute_dtype.itemsize, fused=fused)
