@@ -4,6 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
+from .guidance import GuidanceCFGZero, GuidanceNAG, GuidanceOverSteps, GuidanceSkipBlocks
 from .host import add_model_folders
 from .image import CLIPVisionEncode, ImageToVideo
 from .latent import EmptyLatent, VAEDecode, VAEEncode
@@ -32,6 +33,10 @@ NODES: list[type[io.ComfyNode]] = [
     TrainLoRA,
     Memory,
     Plan,
+    GuidanceOverSteps,
+    GuidanceCFGZero,
+    GuidanceSkipBlocks,
+    GuidanceNAG,
 ]
 
 

@@ -21,6 +21,7 @@ from ..configs import DitConfig
 from ..runtime.attention import attention
 from ..runtime.pointwise import add_gated, gelu_tanh, norm_affine, norm_modulate, rms_rotate
 from .layers import RMSNorm, Walk
+from .nag import Nag, NegativeText, normalised
 from .rope import rope_on, rope_table, sinusoid
 
 Rope = tuple[Tensor, Tensor]
@@ -63,10 +64,23 @@ class Attention(nn.Module):
         query = self.normed(self.q(x_BLd), self.norm_q, memory[1].dtype, rope)
         return self.o(attention(query, *memory, mask).flatten(2))
 
-    def to_context(self, x_BLd: Tensor, text: KeyValue, image: KeyValue | None, text_bias: Tensor | None) -> Tensor:
-        """Attend to the text and, separately with the same queries, to the image tokens; the two are added."""
+    def to_context(
+        self,
+        x_BLd: Tensor,
+        text: KeyValue,
+        image: KeyValue | None,
+        text_bias: Tensor | None,
+        negative: tuple[KeyValue, Tensor | None, Nag] | None = None,
+    ) -> Tensor:
+        """Attend to the text and, separately with the same queries, to the image tokens; the two are added.
+
+        ``negative``: keys and values of a negative prompt, its bias, and how the text is guided away from it.
+        """
         query = self.normed(self.q(x_BLd), self.norm_q, text[1].dtype)
         out = attention(query, *text, text_bias)
+        if negative is not None:
+            away, bias, nag = negative
+            out = normalised(out, attention(query, *away, bias), nag)
         if image is not None:
             out = out + attention(query, *image)
         return self.o(out.flatten(2))
@@ -99,12 +113,16 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         text_bias: Tensor | None = None,
         chunk: int | None = None,
+        negative: "_Negative | None" = None,
     ) -> Tensor:
         """Without autograd ``x_BLd`` itself is changed and returned."""
         # A row per distinct timestep, spread over the tokens only where it is used: clips with clean frames have two.
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time_U6d).transpose(0, 1).contiguous()
         text = self.cross_attn.key_value(text_BSd)
         image = None if image_BSd is None else self.cross_attn.image_key_value(image_BSd)
+        away = None
+        if negative is not None:
+            away = self.cross_attn.key_value(negative.text_BSd), negative.bias, negative.nag
         pieces = [_Piece(x_BLd, which_BL, rope, where) for where in _runs(x_BLd.shape[1], chunk)]
 
         def first_norm(piece: _Piece) -> Tensor:
@@ -116,7 +134,7 @@ class Block(nn.Module):
             x = add_gated(piece.x, self.self_attn.to_self(h, memory, piece.rope, mask), gate1, piece.which)
             norm3 = self.norm3
             h = norm_affine(x, norm3.weight, norm3.bias, norm3.eps, compute_dtype(self.cross_attn.q))
-            x = add_gated(x, self.cross_attn.to_context(h, text, image, text_bias), None, None)
+            x = add_gated(x, self.cross_attn.to_context(h, text, image, text_bias, away), None, None)
             h = norm_modulate(x, shift2, scale2, piece.which, self.eps, compute_dtype(self.ffn[0]))
             piece.x = add_gated(x, self._feed_forward(h), gate2, piece.which)
             h = None
@@ -253,6 +271,8 @@ class WanDiT(nn.Module):
         walk: Walk = iter,
         text_bias: Tensor | None = None,
         chunk: int | None = None,
+        skip: frozenset[int] = frozenset(),
+        negative: NegativeText | None = None,
     ) -> Tensor | list[Tensor]:
         """Predict the velocity.
 
@@ -267,11 +287,14 @@ class WanDiT(nn.Module):
             text_bias: added to the scores of the rows of ``text``, ``[B, S]``: ``log n`` makes a row weigh as much
                 as n equal rows. ``text`` is not padded then.
             chunk: tokens that are worked on at once where the result does not depend on it but for rounding; None: all.
+            skip: numbers of blocks that are left out.
+            negative: a negative prompt that cross-attention is guided away from.
 
         Returns:
             float32, ``[B, out_dim, T, h, w]`` or the list of such. Odd sides are padded to the patch and cut again.
         """
-        return self.together([Inputs(x=x, t=t, text=text, clip=clip, text_bias=text_bias)], walk, chunk)[0]
+        inputs = Inputs(x=x, t=t, text=text, clip=clip, text_bias=text_bias, skip=skip, negative=negative)
+        return self.together([inputs], walk, chunk)[0]
 
     def together(
         self, inputs: Sequence["Inputs"], walk: Walk = iter, chunk: int | None = None
@@ -281,11 +304,14 @@ class WanDiT(nn.Module):
         Every one is computed by itself, to the same bits as :meth:`forward`.
         """
         passes = [self._begin(one) for one in inputs]
-        for block in walk(self.blocks):
+        for number, block in enumerate(walk(self.blocks)):
             for one in passes:
+                if number in one.skip:
+                    continue
                 one.tokens_BLd = block(
                     one.tokens_BLd, one.e0_U6d, one.which_BL, one.rope, one.text_BSd, one.image_BSd, one.mask, one.bias,
                     *(() if chunk is None else (chunk,)),
+                    **({} if one.negative is None else {"negative": one.negative}),
                 )  # fmt: skip
         return [self._finish(one, chunk) for one in passes]
 
@@ -301,17 +327,25 @@ class WanDiT(nn.Module):
             e0_U6d=e0_U6d,
             which_BL=which_BL,
             rope=rope,
-            text_BSd=self.text_embedding(text if inputs.text_bias is not None else self._padded(text)),
+            text_BSd=self._text(text, inputs.text_bias),
             image_BSd=self.img_emb(clip) if clip is not None else None,
             mask=mask,
-            bias=None if inputs.text_bias is None else inputs.text_bias[:, None, None],
+            bias=_on_scores(inputs.text_bias),
             grids=grids,
             sizes=sizes,
             is_list=isinstance(x, list),
+            skip=inputs.skip,
+            negative=None if inputs.negative is None else self._negative(inputs.negative),
         )
 
-    def _padded(self, text_BSd: Tensor) -> Tensor:
-        return F.pad(text_BSd, (0, 0, 0, max(0, self.config.text_len - text_BSd.shape[1])))
+    def _text(self, text_BSD: Tensor, text_bias: Tensor | None) -> Tensor:
+        """The prompt's rows, zero-padded unless a bias says what they weigh, in the transformer's width."""
+        missing = 0 if text_bias is not None else max(0, self.config.text_len - text_BSD.shape[1])
+        return self.text_embedding(F.pad(text_BSD, (0, 0, 0, missing)) if missing else text_BSD)
+
+    def _negative(self, given: NegativeText) -> "_Negative":
+        text_BSd = self._text(given.text, given.text_bias)
+        return _Negative(text_BSd=text_BSd, bias=_on_scores(given.text_bias), nag=given.nag)
 
     def _finish(self, done: "_Pass", chunk: int | None) -> Tensor | list[Tensor]:
         """Everything after them."""
@@ -378,6 +412,17 @@ class Inputs:
     text: Tensor
     clip: Tensor | None = None
     text_bias: Tensor | None = None
+    skip: frozenset[int] = frozenset()
+    negative: NegativeText | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Negative:
+    """A negative prompt on its way through the blocks."""
+
+    text_BSd: Tensor
+    bias: Tensor | None
+    nag: Nag
 
 
 @dataclass(kw_only=True)
@@ -396,6 +441,13 @@ class _Pass:
     grids: list[tuple[int, int, int]]
     sizes: list[torch.Size]
     is_list: bool
+    skip: frozenset[int] = frozenset()
+    negative: _Negative | None = None
+
+
+def _on_scores(bias_BS: Tensor | None) -> Tensor | None:
+    """A bias of rows as it is added to scores, ``[B, 1, 1, S]``."""
+    return None if bias_BS is None else bias_BS[:, None, None]
 
 
 def pad_to_patch(x_BCTHW: Tensor, patch: tuple[int, int, int]) -> Tensor:

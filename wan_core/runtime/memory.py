@@ -243,7 +243,15 @@ def _is_bound_by_transfer(plan: ResidencyPlan, sizes: WeightSizes, work: Work, r
     return transfer > BOUND_BY_TRANSFER * len(sizes.blocks) * work.block_seconds(rates)
 
 
-def dit_work(config: DitConfig, batch: int, tokens: int, passes: int, itemsize: int, fused: bool = True) -> Work:
+def dit_work(
+    config: DitConfig,
+    batch: int,
+    tokens: int,
+    passes: int,
+    itemsize: int,
+    fused: bool = True,
+    negative_text: bool = False,
+) -> Work:
     """The working memory and arithmetic of one step of a Wan transformer.
 
     Args:
@@ -251,12 +259,13 @@ def dit_work(config: DitConfig, batch: int, tokens: int, passes: int, itemsize: 
         passes: predictions a step: 2 with guidance.
         itemsize: bytes of the compute dtype.
         fused: norms and rotations are single kernels (on a GPU); else their float32 steps are counted.
+        negative_text: cross-attention attends to a negative prompt too, and guides in float32.
     """
     rows, dim, ffn = batch * tokens, config.dim, config.ffn_dim
     context = config.text_len + (0 if config.img_dim is None else 257)
     latents = rows * LATENTS_HELD * 4 * max(config.in_dim, config.out_dim) * 4
     rope = tokens * config.head_dim * 4
-    text = batch * context * dim * itemsize * 4
+    text = batch * context * dim * itemsize * (8 if negative_text else 4)
     held = rows * dim * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
 
     def bytes_at(chunk: int, together: bool) -> int:
@@ -266,10 +275,12 @@ def dit_work(config: DitConfig, batch: int, tokens: int, passes: int, itemsize: 
         piece = part * max(dim * 2 + ffn, dim * 4) * itemsize
         if not fused:  # a norm, its rotation in float32 and the result stand beside each other
             piece = max(piece, part * dim * (3 * itemsize + 4)) + held
+        if negative_text:
+            piece = max(piece, part * dim * (4 * itemsize + 12))
         return residual + memory + piece + latents + rope + text + OVERHEAD
 
     linear = 2 * rows * (6 * dim**2 + 2 * dim * ffn) + 2 * batch * context * 2 * dim**2
-    scores = 4 * batch * tokens**2 * dim + 4 * rows * context * dim
+    scores = 4 * batch * tokens**2 * dim + 4 * rows * context * dim * (2 if negative_text else 1)
     return Work(bytes_at=bytes_at, tokens=tokens, passes=passes, block_flops=(linear, scores))
 
 
