@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .bridge import ToModel
 from .fun import CameraControl, CameraPath, FunControl
+from .guidance import GuidanceCFGZero, GuidanceNAG, GuidanceOverSteps, GuidanceSkipBlocks
 from .host import add_model_folders
 from .image import CLIPVisionEncode, ImageToVideo
 from .latent import EmptyLatent, VAEDecode, VAEEncode
@@ -43,6 +44,10 @@ NODES: list[type[io.ComfyNode]] = [
     SaveVideo,
     LoadVideoLatent,
     ToModel,
+    GuidanceOverSteps,
+    GuidanceCFGZero,
+    GuidanceSkipBlocks,
+    GuidanceNAG,
 ]
 
 

@@ -22,6 +22,7 @@ from ..runtime.attention import attention
 from ..runtime.pointwise import add_gated, gelu_tanh, norm_affine, norm_modulate, rms_rotate
 from .control import CameraAdapter, ReferenceEmbedding
 from .layers import RMSNorm, Walk
+from .nag import Nag, NegativeText, normalised
 from .rope import rope_on, rope_table, sinusoid
 
 Rope = tuple[Tensor, Tensor]
@@ -64,10 +65,23 @@ class Attention(nn.Module):
         query = self.normed(self.q(x_BLd), self.norm_q, memory[1].dtype, rope)
         return self.o(attention(query, *memory, mask).flatten(2))
 
-    def to_context(self, x_BLd: Tensor, text: KeyValue, image: KeyValue | None, text_bias: Tensor | None) -> Tensor:
-        """Attend to the text and, separately with the same queries, to the image tokens; the two are added."""
+    def to_context(
+        self,
+        x_BLd: Tensor,
+        text: KeyValue,
+        image: KeyValue | None,
+        text_bias: Tensor | None,
+        negative: tuple[KeyValue, Tensor | None, Nag] | None = None,
+    ) -> Tensor:
+        """Attend to the text and, separately with the same queries, to the image tokens; the two are added.
+
+        ``negative``: keys and values of a negative prompt, its bias, and how the text is guided away from it.
+        """
         query = self.normed(self.q(x_BLd), self.norm_q, text[1].dtype)
         out = attention(query, *text, text_bias)
+        if negative is not None:
+            away, bias, nag = negative
+            out = normalised(out, attention(query, *away, bias), nag)
         if image is not None:
             out = out + attention(query, *image)
         return self.o(out.flatten(2))
@@ -100,12 +114,16 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         text_bias: Tensor | None = None,
         chunk: int | None = None,
+        negative: "_Negative | None" = None,
     ) -> Tensor:
         """Without autograd ``x_BLd`` itself is changed and returned."""
         # A row per distinct timestep, spread over the tokens only where it is used: clips with clean frames have two.
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time_U6d).transpose(0, 1).contiguous()
         text = self.cross_attn.key_value(text_BSd)
         image = None if image_BSd is None else self.cross_attn.image_key_value(image_BSd)
+        away = None
+        if negative is not None:
+            away = self.cross_attn.key_value(negative.text_BSd), negative.bias, negative.nag
         pieces = [_Piece(x_BLd, which_BL, rope, where) for where in _runs(x_BLd.shape[1], chunk)]
 
         def first_norm(piece: _Piece) -> Tensor:
@@ -117,7 +135,7 @@ class Block(nn.Module):
             x = add_gated(piece.x, self.self_attn.to_self(h, memory, piece.rope, mask), gate1, piece.which)
             norm3 = self.norm3
             h = norm_affine(x, norm3.weight, norm3.bias, norm3.eps, compute_dtype(self.cross_attn.q))
-            x = add_gated(x, self.cross_attn.to_context(h, text, image, text_bias), None, None)
+            x = add_gated(x, self.cross_attn.to_context(h, text, image, text_bias, away), None, None)
             h = norm_modulate(x, shift2, scale2, piece.which, self.eps, compute_dtype(self.ffn[0]))
             piece.x = add_gated(x, self._feed_forward(h), gate2, piece.which)
             h = None
@@ -261,6 +279,8 @@ class WanDiT(nn.Module):
         reference: Tensor | None = None,
         camera: Tensor | None = None,
         vace: Sequence["VaceControl"] = (),
+        skip: frozenset[int] = frozenset(),
+        negative: NegativeText | None = None,
     ) -> Tensor | list[Tensor]:
         """Predict the velocity.
 
@@ -278,13 +298,16 @@ class WanDiT(nn.Module):
             reference: latent of a reference picture ``[B, ref_dim, h, w]``; one ``x`` of one size then.
             camera: camera embedding ``[B, 24, T, H, W]`` in pixels, on any device; one ``x`` of one size then.
             vace: contexts for a model with VACE blocks.
+            skip: numbers of blocks that are left out.
+            negative: a negative prompt that cross-attention is guided away from.
 
         Returns:
             float32, ``[B, out_dim, T, h, w]`` or the list of such. Odd sides are padded to the patch and cut again.
         """
         inputs = Inputs(
-            x=x, t=t, text=text, clip=clip, text_bias=text_bias, reference=reference, camera=camera, vace=vace
-        )
+            x=x, t=t, text=text, clip=clip, text_bias=text_bias, reference=reference, camera=camera, vace=vace,
+            skip=skip, negative=negative,
+        )  # fmt: skip
         return self.together([inputs], walk, chunk)[0]
 
     def together(
@@ -295,14 +318,21 @@ class WanDiT(nn.Module):
         Every one is computed by itself, to the same bits as :meth:`forward`.
         """
         passes = [self._begin(one) for one in inputs]
+        numbers = {block: number for number, block in enumerate(self.blocks)}
         for block in walk(self.in_order()):
             for one in passes:
-                self._advance(block, one, chunk)
+                if numbers.get(block) in one.skip:
+                    self._leave_out(one)
+                else:
+                    self._advance(block, one, chunk)
         return [self._finish(one, chunk) for one in passes]
 
     def in_order(self) -> Sequence[nn.Module]:
         """The blocks as they are walked."""
         return self.blocks
+
+    def _leave_out(self, one: "_Pass") -> None:
+        """What else goes with a block that a prediction does not pass through."""
 
     def _advance(self, block: nn.Module, one: "_Pass", chunk: int | None) -> None:
         """Take a prediction through a block."""
@@ -326,15 +356,26 @@ class WanDiT(nn.Module):
             e0_U6d=e0_U6d,
             which_BL=which_BL,
             rope=rope,
-            text_BSd=self.text_embedding(text if inputs.text_bias is not None else self._padded(text)),
+            text_BSd=self._text(text, inputs.text_bias),
             image_BSd=self.img_emb(clip) if clip is not None else None,
             mask=mask,
-            bias=None if inputs.text_bias is None else inputs.text_bias[:, None, None],
+            bias=_on_scores(inputs.text_bias),
             grids=grids,
             sizes=sizes,
             is_list=isinstance(x, list),
             ahead=ahead,
+            skip=inputs.skip,
+            negative=None if inputs.negative is None else self._negative(inputs.negative),
         )
+
+    def _text(self, text_BSD: Tensor, text_bias: Tensor | None) -> Tensor:
+        """The prompt's rows, zero-padded unless a bias says what they weigh, in the transformer's width."""
+        missing = 0 if text_bias is not None else max(0, self.config.text_len - text_BSD.shape[1])
+        return self.text_embedding(F.pad(text_BSD, (0, 0, 0, missing)) if missing else text_BSD)
+
+    def _negative(self, given: NegativeText) -> "_Negative":
+        text_BSd = self._text(given.text, given.text_bias)
+        return _Negative(text_BSd=text_BSd, bias=_on_scores(given.text_bias), nag=given.nag)
 
     def _with_reference(self, latent_BChw: Tensor, tokens_BLd: Tensor, which_BL: Tensor) -> tuple[Tensor, Tensor, int]:
         """Tokens with those of the reference in front, as a frame at time 0 with the clip's own timestep."""
@@ -342,9 +383,6 @@ class WanDiT(nn.Module):
         if which_BL.shape[1] > 1:
             which_BL = torch.cat((which_BL[:, -1:].expand(-1, first.shape[1]), which_BL), dim=1)
         return torch.cat((first.to(tokens_BLd.dtype), tokens_BLd), dim=1), which_BL, first.shape[1]
-
-    def _padded(self, text_BSd: Tensor) -> Tensor:
-        return F.pad(text_BSd, (0, 0, 0, max(0, self.config.text_len - text_BSd.shape[1])))
 
     def _finish(self, done: "_Pass", chunk: int | None) -> Tensor | list[Tensor]:
         """Everything after them."""
@@ -414,6 +452,8 @@ class Inputs:
     reference: Tensor | None = None
     camera: Tensor | None = None
     vace: Sequence["VaceControl"] = ()
+    skip: frozenset[int] = frozenset()
+    negative: NegativeText | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,6 +462,15 @@ class VaceControl:
 
     context: Tensor
     strength: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Negative:
+    """A negative prompt on its way through the blocks."""
+
+    text_BSd: Tensor
+    bias: Tensor | None
+    nag: Nag
 
 
 @dataclass(kw_only=True)
@@ -443,13 +492,22 @@ class _Pass:
     ahead: int = 0
     """Tokens in front that are no part of the clip."""
     vace: object | None = None
+    skip: frozenset[int] = frozenset()
+    negative: _Negative | None = None
 
     def through(self, block: nn.Module, x_BLd: Tensor, chunk: int | None) -> Tensor:
         """``x_BLd`` after a block, in the company of this prediction's text, time and positions."""
         cut = () if chunk is None else (chunk,)
+        more = {} if self.negative is None else {"negative": self.negative}
         return block(
-            x_BLd, self.e0_U6d, self.which_BL, self.rope, self.text_BSd, self.image_BSd, self.mask, self.bias, *cut
-        )
+            x_BLd, self.e0_U6d, self.which_BL, self.rope, self.text_BSd, self.image_BSd, self.mask, self.bias, *cut,
+            **more,
+        )  # fmt: skip
+
+
+def _on_scores(bias_BS: Tensor | None) -> Tensor | None:
+    """A bias of rows as it is added to scores, ``[B, 1, 1, S]``."""
+    return None if bias_BS is None else bias_BS[:, None, None]
 
 
 def pad_to_patch(x_BCTHW: Tensor, patch: tuple[int, int, int]) -> Tensor:

@@ -77,6 +77,9 @@ class WanVace(WanDiT):
         one.vace = _Streams(streams=streams)
         return one
 
+    def _leave_out(self, one: _Pass) -> None:
+        one.vace.hint_BLd = None
+
     def _advance(self, block: nn.Module, one: _Pass, chunk: int | None) -> None:
         control: _Streams = one.vace
         if isinstance(block, VaceBlock):

@@ -244,7 +244,14 @@ def _is_bound_by_transfer(plan: ResidencyPlan, sizes: WeightSizes, work: Work, r
 
 
 def dit_work(
-    config: DitConfig, batch: int, tokens: int, passes: int, itemsize: int, fused: bool = True, contexts: int = 1
+    config: DitConfig,
+    batch: int,
+    tokens: int,
+    passes: int,
+    itemsize: int,
+    fused: bool = True,
+    contexts: int = 1,
+    negative_text: bool = False,
 ) -> Work:
     """The working memory and arithmetic of one step of a Wan transformer.
 
@@ -254,6 +261,7 @@ def dit_work(
         itemsize: bytes of the compute dtype.
         fused: norms and rotations are single kernels (on a GPU); else their float32 steps are counted.
         contexts: control streams of a VACE model; others have none.
+        negative_text: cross-attention attends to a negative prompt too, and guides in float32.
     """
     rows, dim, ffn = batch * tokens, config.dim, config.ffn_dim
     context = config.text_len + (0 if config.img_dim is None else 257)
@@ -261,7 +269,7 @@ def dit_work(
     rope = tokens * config.head_dim * 4
     streams = contexts if config.vace_layers else 0
     control = streams and rows * (streams + 2) * 4 * config.vace_in_dim * 4  # kept, and one in the making
-    text = batch * context * dim * itemsize * 4
+    text = batch * context * dim * itemsize * (8 if negative_text else 4)
     held = rows * dim * (1 + streams) * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
 
     def bytes_at(chunk: int, together: bool) -> int:
@@ -272,10 +280,12 @@ def dit_work(
         piece = part * max(dim * 2 + ffn, dim * 4) * itemsize
         if not fused:  # a norm, its rotation in float32 and the result stand beside each other
             piece = max(piece, part * dim * (3 * itemsize + 4)) + held
+        if negative_text:
+            piece = max(piece, part * dim * (4 * itemsize + 12))
         return residual + memory + piece + latents + control + rope + text + OVERHEAD
 
     linear = 2 * rows * (6 * dim**2 + 2 * dim * ffn) + 2 * batch * context * 2 * dim**2
-    scores = 4 * batch * tokens**2 * dim + 4 * rows * context * dim
+    scores = 4 * batch * tokens**2 * dim + 4 * rows * context * dim * (2 if negative_text else 1)
     walked, extra = config.num_layers + len(config.vace_layers), len(config.vace_layers) * (streams - 1)
     share = (walked + extra) / walked  # a VACE block does its work for every context
     return Work(bytes_at=bytes_at, tokens=tokens, passes=passes, block_flops=(linear * share, scores * share))

@@ -35,7 +35,7 @@ class Stop:
     weights: Resident
     changes: Changes = field(default_factory=dict)
     passes: int = 1
-    """Predictions: 2 with guidance."""
+    """Predictions: 2 with guidance; 0 where the step makes none."""
 
 
 class Stay:
@@ -144,7 +144,7 @@ class Stay:
             self._ports.memory.release(weights)
         self._ports.memory.make_room(plan.peak_bytes, self.device)
         self._link = self._link or link_for(self.device)
-        walks = [1 if self.plan.together else stop.passes for stop in self.stops[number:]]
+        walks = [min(1, stop.passes) if self.plan.together else stop.passes for stop in self.stops[number:]]
         legs = [Leg(stop.weights, stop.changes) for stop, n in zip(self.stops[number:], walks) for _ in range(n)]
         self._legs_before = dict(enumerate((0, *accumulate(walks)), start=number))
         slots = self.sizes.largest and (plan.weight_bytes - len(self.weights) * self.sizes.rest) // self.sizes.largest

@@ -30,18 +30,25 @@ def guided(
         predict: ``(x, step, conditions) -> a velocity for each``.
         scale: guidance, 0 and above. With two experts each has its own: guide them first, then choose.
     """
+    check_scale(scale, uncond is not None)
     if passes(scale) == 1:
         return lambda x, step: predict(x, step, [cond])[0]
+    return lambda x, step: combined(*predict(x, step, [cond, uncond]), scale)
+
+
+def combined(with_prompt: Tensor, without: Tensor, scale: float) -> Tensor:
+    """The one formula of guidance."""
+    return without + scale * (with_prompt - without)
+
+
+def check_scale(scale: float, has_negative: bool) -> None:
+    """Refuse what is no scale, and a scale that needs a side that is not there."""
+    if passes(scale) == 1:
+        return
     if not 0 <= scale < math.inf:
         raise InputError(f"guidance must be 0 or more; got {scale}. Wan models use 1 to 6.")
-    if uncond is None:
+    if not has_negative:
         raise InputError(f"guidance {scale:g} needs a negative prompt. Connect one, or set guidance to 1.")
-
-    def denoise(x: Tensor, step: Step) -> Tensor:
-        with_prompt, without = predict(x, step, [cond, uncond])
-        return without + scale * (with_prompt - without)
-
-    return denoise
 
 
 def separately(predict: Callable[[Tensor, Step, Condition], Tensor]):

@@ -1,7 +1,7 @@
 """LoRAs over the steps of a run: which changes each expert wears at which strength."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -46,14 +46,26 @@ def constant(value: float) -> Strength:
     return Strength(pieces=((0, False, _checked(float(value))),))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What a text over steps is about: its name and grammar for sentences, and what judges each value."""
+
+    name: str
+    grammar: str
+    checked: Callable[[float], float]
+
+
 def _checked(value: float) -> float:
     if not abs(value) <= MAX_STRENGTH:  # true for NaN too
         raise InputError(f"a LoRA's strength must be from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}; got {value}.")
     return value
 
 
-def parse_strength(text: str) -> Strength:
-    """Read a strength over steps.
+STRENGTH = Course(name="strength over steps", grammar=GRAMMAR, checked=_checked)
+
+
+def parse_strength(text: str, course: Course = STRENGTH) -> Strength:
+    """Read a strength (or something else, see ``course``) over steps.
 
     Args:
         text: ``STEP: STRENGTH`` pieces with commas between them. A step counts from 0 or is a percentage of all steps;
@@ -64,32 +76,32 @@ def parse_strength(text: str) -> Strength:
     """
     text = text.strip()
     if ":" not in text:
-        return constant(_number(text))
+        return Strength(pieces=((0, False, course.checked(_number(text, course))),))
     parts = text.split(",")
     if len(parts) > MAX_PIECES:
-        raise InputError(f"a strength over steps has at most {MAX_PIECES} pieces; got {len(parts)}.")
+        raise InputError(f"a {course.name} has at most {MAX_PIECES} pieces; got {len(parts)}.")
     pieces: list[tuple[float, bool, float]] = []
     for part in parts:
         match = _PIECE.fullmatch(part.strip())
         if match is None:
-            raise InputError(f"{part.strip()[:60]!r} is no piece of a strength over steps. Write {GRAMMAR}.")
+            raise InputError(f"{part.strip()[:60]!r} is no piece of a {course.name}. Write {course.grammar}.")
         begin, is_share = match.group(1), match.group(1).endswith("%")
         first = float(begin.rstrip("%")) / (100 if is_share else 1)
-        pieces.append((first, is_share, _checked(float(match.group(2)))))
+        pieces.append((first, is_share, course.checked(float(match.group(2)))))
     if len({is_share for _, is_share, _ in pieces}) > 1:
         raise InputError(
-            f"a strength over steps counts all its steps the same way; got {text[:60]!r}. Write {GRAMMAR}."
+            f"a {course.name} counts all its steps the same way; got {text[:60]!r}. Write {course.grammar}."
         )
     if any(a[0] >= b[0] for a, b in pairwise(pieces)) or pieces[-1][0] > (1 if pieces[0][1] else 1e6):
-        raise InputError(f"the steps of a strength must rise (percentages to 100%); got {text[:60]!r}.")
+        raise InputError(f"the steps of a {course.name} must rise (percentages to 100%); got {text[:60]!r}.")
     return Strength(pieces=tuple(pieces))
 
 
-def _number(text: str) -> float:
+def _number(text: str, course: Course) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{text[:60]!r} is no strength over steps. Write {GRAMMAR}.") from None
+        raise InputError(f"{text[:60]!r} is no {course.name}. Write {course.grammar}.") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from ..runtime.memory import WeightSizes
 from ..runtime.ports import Compute, Notify
 from ..runtime.prompt_cache import file_identity
 from ..runtime.residency import Resident, block_path, walked_places
+from ..sampling.guidance_options import PLAIN, GuidanceOptions
 from ..sampling.loras import AddedLora
 from ..text.tokenizer import Tokenizer, load_tokenizer
 from ..variants import LATENTS, LatentSpec, WanVariant
@@ -61,6 +62,7 @@ class ModelHandle:
     low: Resident | None = None
     loras: tuple[AddedLora, ...] = ()
     options: RunOptions = RunOptions()
+    guidance: GuidanceOptions = PLAIN
 
     @property
     def name(self) -> str:

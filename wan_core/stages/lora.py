@@ -85,8 +85,8 @@ def _check_side(file: LoraFile, side: str | None, notify: Notify) -> None:
         notify(f"{file.name} is by its name a LoRA of the {says.pop()}-noise expert, and is on the {side}-noise one.")
 
 
-def parse_blocks(text: str, count: int) -> frozenset[int] | None:
-    """``0-9, 20`` -> the numbers; None for an empty text: everything."""
+def parse_blocks(text: str, count: int, empty: str = "all") -> frozenset[int] | None:
+    """``0-9, 20`` -> the numbers; None for an empty text, which means ``empty``."""
     if not text.strip():
         return None
     found: set[int] = set()
@@ -96,7 +96,7 @@ def parse_blocks(text: str, count: int) -> frozenset[int] | None:
         if not first <= last < count:
             raise InputError(
                 f"blocks {text[:60]!r} cannot be read at {part.strip()[:20]!r}. Write numbers and ranges from 0 to "
-                f"{count - 1}, such as '0-9, 20'; leave it empty for all."
+                f"{count - 1}, such as '0-9, 20'; leave it empty for {empty}."
             )
         found.update(range(first, last + 1))
     return frozenset(found)

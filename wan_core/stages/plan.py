@@ -17,11 +17,11 @@ from ..runtime.links import PIECE_BYTES, PIECES
 from ..runtime.memory import Rates, ResidencyPlan, WeightSizes, Work, dit_work, fixed_work, umt5_work
 from ..runtime.ports import Memory
 from ..runtime.residency import Resident
-from ..sampling.guidance import passes
 from ..sampling.loras import AddedLora
 from ..variants import Feature, WanVariant
 from ..weights.checkpoint import PICKLE_SUFFIXES
 from . import sample
+from .guidance import check_guidance
 from .load import ClipVisionHandle, ModelHandle, TextEncoderHandle, VaeHandle
 from .plan_report import RunPlan, StagePlan
 from .text import TEXT_ROWS
@@ -82,6 +82,8 @@ def plan_run(
         raise MismatchError(problems[-1])
     for check in _checks(parts, variant):
         _check(problems, check)
+    guidance = sample.step_guidance(parts.model, plan)
+    _check(problems, lambda: check_guidance(parts.model.guidance, guidance, True, notes.append))
     stages = []
     if parts.text_encoder is not None:
         stages.append(_text(parts.text_encoder, machine))
@@ -96,7 +98,7 @@ def plan_run(
         title=variant.title,
         files=tuple(weights.name for weights in _all_weights(parts)),
         size=_size(variant, start),
-        settings=sample.describe(plan, variant),
+        settings=sample.describe(plan, variant, parts.model.guidance),
         stages=tuple(stages),
         problems=tuple(dict.fromkeys(problems)),
         notes=tuple(notes),
@@ -177,18 +179,18 @@ def _clip_vision(clip: ClipVisionHandle, machine: Machine) -> StagePlan:
 
 
 def _sampler(model: ModelHandle, start: sample.StartLatent, plan: sample.Plan, machine: Machine) -> StagePlan:
-    guidance = {"high": plan.guidance_high, "low": plan.guidance_low}
     sides = plan.experts if model.low is not None else ["high"] * len(plan.schedule)
-    per_step = [passes(guidance[side]) for side in sides]
+    per_step = [now.passes for now in sample.step_guidance(model, plan)]
     used = {"high": model.high, "low": model.low}
     frames = start.samples.shape[2]
     work = dit_work(
         model.variant.dit,
         start.samples.shape[0],
         _tokens(start) * (frames + sample.extra_frames(model.variant)) // frames,
-        max(per_step),
+        max(1, *per_step),
         model.high.compute_dtype.itemsize,
         fused=model.high.device.type == "cuda",
+        negative_text=model.guidance.nag is not None,
     )
     return _walked(
         "Sampler",
@@ -196,7 +198,7 @@ def _sampler(model: ModelHandle, start: sample.StartLatent, plan: sample.Plan, m
         work,
         machine,
         walks=sum(per_step),
-        steps=len(per_step),
+        steps=sum(count > 0 for count in per_step),
         budget_bytes=model.options.budget_bytes,
         loras=model.loras,
     )

@@ -1,7 +1,7 @@
 """Noise and conditions -> latent: the composition of schedule, experts, guidance and solver."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,18 +18,20 @@ from ..conditioning.vace import VaceContext, blank, pack
 from ..errors import InputError, MismatchError, first_few
 from ..grid import PATCH_HW, check_amount
 from ..models.dit import Inputs, VaceControl
+from ..models.nag import NegativeText
 from ..runtime.attention import using
 from ..runtime.finite import check_finite
 from ..runtime.memory import dit_work
 from ..runtime.ports import Ports
 from ..runtime.stay import Stay, Stop
 from ..sampling.experts import by_boundary, by_step, expert_names
-from ..sampling.guidance import guided, passes
+from ..sampling.guidance_options import PLAIN, GuidanceOptions, StepGuidance, guided_by
 from ..sampling.loras import changes_at
 from ..sampling.noise import SEEDS, initial_noise, leave_off, noisy_start, step_noise, take_up
 from ..sampling.sigmas import Schedule, Step, from_sigmas, make_schedule
 from ..sampling.solvers import DEFAULT_SCHEDULE, SOLVERS, Denoise, StepResult
 from ..variants import Feature, WanVariant
+from .guidance import check_guidance
 from .load import ModelHandle
 
 AUTO = "auto"
@@ -165,17 +167,23 @@ def _check_settings(settings: Settings) -> None:
         raise InputError(f"seed must be from 0 to 2^64 - 1; got {settings.seed}.")
 
 
-def describe(plan: Plan, variant: WanVariant) -> str:
-    """The plan as one sentence for the node."""
+def describe(plan: Plan, variant: WanVariant, options: GuidanceOptions = PLAIN) -> str:
+    """The plan as one sentence for the node, and one for each extra of guidance."""
+    return " ".join((_described(plan, variant, options.over_steps is not None), *options.describe()))
+
+
+def _described(plan: Plan, variant: WanVariant, over_steps: bool) -> str:
     first = plan.schedule.steps[0].index
     text = f"{len(plan.schedule)} of {len(plan.whole)} steps" if len(plan.schedule) < len(plan.whole) else ""
     levels = "noise levels from the wire" if plan.shift is None else f"shift {plan.shift:g}"
     text = (text or f"{len(plan.whole)} steps") + f", {plan.solver}, {levels}"
     if variant.experts == 1:
-        return f"{text}, guidance {plan.guidance_high:g}."
+        return f"{text}." if over_steps else f"{text}, guidance {plan.guidance_high:g}."
     high = plan.experts.count("high")
-    where = f"high-noise expert for {high} steps (guidance {plan.guidance_high:g})"
-    rest = f"low-noise for {len(plan.experts) - high} (guidance {plan.guidance_low:g})"
+    guidance = ("", "") if over_steps else (f" (guidance {g:g})" for g in (plan.guidance_high, plan.guidance_low))
+    of_high, of_low = guidance
+    where = f"high-noise expert for {high} steps{of_high}"
+    rest = f"low-noise for {len(plan.experts) - high}{of_low}"
     begins = f", beginning with step {first + 1}" if first else ""
     return f"{text}; {where}, {rest}{begins}."
 
@@ -209,11 +217,12 @@ def sample(
             f"{variant.title} takes its picture in the latent and beside the noise; here it is in the latent alone. "
             "Connect the model to Wan Core Image to Video, or use Wan Core Fun Control or Camera Control."
         )
+    check_guidance(model.guidance, step_guidance(model, plan), negative is not None, ports.notify)
     # All inputs are good. What a host cannot hold it refuses here, before noise of the same size is drawn.
     contexts = max(len(side.vace) for side in conditions)
     with _stay(model, plan, like, ports, contexts) as stay, using(model.options.attention, ports.notify):
         denoise = _denoiser(model, conditions, plan, clean, stay)
-        ports.notify(describe(plan, variant))
+        ports.notify(describe(plan, variant, model.guidance))
         if not stay.plan.whole:
             ports.notify(stay.plan.describe())
         return _solve(model, denoise, given, start, plan, clean, ports)
@@ -331,6 +340,8 @@ class _Inputs:
     camera: Tensor | None = None
     vace: tuple[tuple[VaceContext, Tensor], ...] = ()
     """Each with what the model takes."""
+    skip: frozenset[int] = frozenset()
+    negative: NegativeText | None = None
 
     def controls_at(self, step: int, steps: int) -> tuple[VaceControl, ...]:
         """The VACE contexts that count in a step."""
@@ -423,23 +434,33 @@ def extra_frames(variant: WanVariant) -> int:
 def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports, contexts: int) -> Stay:
     """The device, for all steps of the plan."""
     stops = []
-    for number, step in enumerate(plan.schedule.steps):
+    for number, (step, now) in enumerate(zip(plan.schedule.steps, step_guidance(model, plan))):
         side = plan.experts[number] if model.low is not None else "high"
-        weights, guidance = {"high": (model.high, plan.guidance_high), "low": (model.low, plan.guidance_low)}[side]
+        weights = {"high": model.high, "low": model.low}[side]
         changes = changes_at(model.loras, side, step.index, len(plan.whole))
-        stops.append(Stop(weights=weights, changes=changes, passes=passes(guidance)))
+        stops.append(Stop(weights=weights, changes=changes, passes=now.passes))
     batch, _, frames, height, width = x.shape
     tokens = (frames + extra_frames(model.variant)) * -(-height // PATCH_HW) * -(-width // PATCH_HW)
     work = dit_work(
         model.variant.dit,
         batch,
         tokens,
-        max(stop.passes for stop in stops),
+        max(1, *(stop.passes for stop in stops)),
         model.high.compute_dtype.itemsize,
         fused=model.high.device.type == "cuda",
         contexts=contexts,
+        negative_text=model.guidance.nag is not None,
     )
     return Stay(stops, work, ports, model.options.budget_bytes)
+
+
+def step_guidance(model: ModelHandle, plan: Plan) -> list[StepGuidance]:
+    """What guidance does in each step that runs."""
+    scales = {"high": plan.guidance_high, "low": plan.guidance_low}
+    sides = plan.experts if model.low is not None else ["high"] * len(plan.schedule)
+    return [
+        model.guidance.at(step.index, len(plan.whole), scales[side]) for step, side in zip(plan.schedule.steps, sides)
+    ]
 
 
 def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: CleanFrames | None, stay: Stay):
@@ -452,7 +473,8 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
         inputs = [
             Inputs(
                 x=one, t=t, text=side.text, clip=side.clip, text_bias=side.text_bias, reference=side.reference,
-                camera=side.camera, vace=side.controls_at(step.index, len(plan.whole)),
+                camera=side.camera, vace=side.controls_at(step.index, len(plan.whole)), skip=side.skip,
+                negative=side.negative,
             )
             for one, side in zip(stacked, sides)
         ]  # fmt: skip
@@ -464,21 +486,28 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
             made = []
             for again, one in enumerate(inputs):
                 module, walk = stay.begin(number, again)
-                made.append(
-                    module(
-                        one.x, one.t, one.text, one.clip, walk, one.text_bias, stay.plan.chunk, one.reference,
-                        one.camera, one.vace,
-                    )
-                )  # fmt: skip
+                made += module.together([one], walk, stay.plan.chunk)
             return made
 
         return stay.attempt(all_sides)
 
-    uncond = conditions[1] if len(conditions) > 1 else None
-    high = guided(predict, conditions[0], uncond, plan.guidance_high)
+    options, steps = model.guidance, len(plan.whole)
+    cond, uncond = conditions[0], conditions[1] if len(conditions) > 1 else None
+    if options.nag is not None:
+        cond = replace(cond, negative=NegativeText(text=uncond.text, text_bias=uncond.text_bias, nag=options.nag))
+
+    def guided(scale: float) -> Denoise:
+        return guided_by(
+            predict, cond, uncond,
+            at=lambda index: options.at(index, steps, scale),
+            skipping=lambda side, blocks: replace(side, skip=blocks),
+            rescale=options.zero_star is not None and options.zero_star.rescale,
+        )  # fmt: skip
+
+    high = guided(plan.guidance_high)
     if model.low is None:
         return high
-    low = guided(predict, conditions[0], uncond, plan.guidance_low)
+    low = guided(plan.guidance_low)
     if plan.switch_step is not None:
         return by_step(high=high, low=low, switch_step=plan.switch_step)
     return by_boundary(high=high, low=low, boundary=plan.boundary)
