@@ -486,7 +486,12 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
             made = []
             for again, one in enumerate(inputs):
                 module, walk = stay.begin(number, again)
-                made += module.together([one], walk, stay.plan.chunk)
+                made.append(
+                    module(
+                        one.x, one.t, one.text, one.clip, walk, one.text_bias, stay.plan.chunk, one.reference,
+                        one.camera, one.vace, one.skip, one.negative,
+                    )
+                )  # fmt: skip
             return made
 
         return stay.attempt(all_sides)
