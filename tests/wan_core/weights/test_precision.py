@@ -84,11 +84,17 @@ def test_the_islands_of_the_transformer_are_these_and_the_rest_computes_low():
     low = {name.removesuffix(".weight") for name, _ in SMALL["dit"]().named_parameters() if name.endswith("weight")}
     low -= {name.removesuffix(".weight") for name in islands}
     assert low == {
-        "text_embedding.0", "text_embedding.2", "img_emb.proj.1", "img_emb.proj.3", "blocks.0.ffn.0", "blocks.0.ffn.2",
-        *(f"blocks.0.self_attn.{name}" for name in "qkvo"),
-        *(f"blocks.0.cross_attn.{name}" for name in ("q", "k", "v", "o", "k_img", "v_img")),
+        "text_embedding.0", "text_embedding.2", "img_emb.proj.1", "img_emb.proj.3",
+        "vace_blocks.0.before_proj", "vace_blocks.0.after_proj",
+        *(f"{block}.ffn.{n}" for block in ("blocks.0", "vace_blocks.0") for n in (0, 2)),
+        *(f"{block}.self_attn.{name}" for block in ("blocks.0", "vace_blocks.0") for name in "qkvo"),
+        *(
+            f"{block}.cross_attn.{name}"
+            for block in ("blocks.0", "vace_blocks.0")
+            for name in ("q", "k", "v", "o", "k_img", "v_img")
+        ),
     }  # fmt: skip
-    assert {"head.head.weight", "head.modulation", "patch_embedding.bias", "img_emb.emb_pos"} <= islands
+    assert {"vace_patch_embedding.bias", "head.head.weight", "head.modulation", "patch_embedding.bias", "img_emb.emb_pos"} <= islands
 
 
 @pytest.mark.parametrize("kind", ISLANDS)
