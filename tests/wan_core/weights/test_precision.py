@@ -94,7 +94,13 @@ def test_the_islands_of_the_transformer_are_these_and_the_rest_computes_low():
             for name in ("q", "k", "v", "o", "k_img", "v_img")
         ),
     }  # fmt: skip
-    assert {"vace_patch_embedding.bias", "head.head.weight", "head.modulation", "patch_embedding.bias", "img_emb.emb_pos"} <= islands
+    assert {
+        "vace_patch_embedding.bias",
+        "head.head.weight",
+        "head.modulation",
+        "patch_embedding.bias",
+        "img_emb.emb_pos",
+    } <= islands
 
 
 @pytest.mark.parametrize("kind", ISLANDS)
