@@ -8,8 +8,8 @@ import torch
 from wan_core.configs import ClipVisionConfig, DitConfig, Umt5Config, VaeConfig
 from wan_core.errors import InputError
 from wan_core.models.clip_vision import ClipVision
-from wan_core.models.dit import WanDiT
 from wan_core.models.umt5 import Umt5Encoder
+from wan_core.models.vace import build_dit
 from wan_core.models.vae import WanVAE
 from wan_core.weights import precision
 from wan_core.weights.precision import FILE_DTYPES, ISLANDS, POLICY, has_bf16, policy, policy_table
@@ -17,10 +17,11 @@ from wan_core.weights.precision import FILE_DTYPES, ISLANDS, POLICY, has_bf16, p
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 E4M3 = torch.float8_e4m3fn
 DIT = DitConfig(
-    dim=48, ffn_dim=64, num_heads=2, num_layers=1, in_dim=36, out_dim=16, text_dim=8, img_dim=16, img_tokens=514
-)
+    dim=48, ffn_dim=64, num_heads=2, num_layers=1, in_dim=36, out_dim=16, text_dim=8, img_dim=16, img_tokens=514,
+    vace_layers=(0,), vace_in_dim=96,
+)  # fmt: skip
 SMALL = {
-    "dit": lambda: WanDiT(DIT),
+    "dit": lambda: build_dit(DIT),
     "umt5": lambda: Umt5Encoder(Umt5Config(vocab=9, dim=8, dim_attn=8, dim_ffn=8, num_heads=2, num_layers=1)),
     "clip_vision": lambda: ClipVision(ClipVisionConfig(dim=32, mlp_dim=32, num_heads=2, num_layers=2)),
     "vae": lambda: WanVAE(VaeConfig(dim=4, dec_dim=4, z_dim=4)),
@@ -83,11 +84,23 @@ def test_the_islands_of_the_transformer_are_these_and_the_rest_computes_low():
     low = {name.removesuffix(".weight") for name, _ in SMALL["dit"]().named_parameters() if name.endswith("weight")}
     low -= {name.removesuffix(".weight") for name in islands}
     assert low == {
-        "text_embedding.0", "text_embedding.2", "img_emb.proj.1", "img_emb.proj.3", "blocks.0.ffn.0", "blocks.0.ffn.2",
-        *(f"blocks.0.self_attn.{name}" for name in "qkvo"),
-        *(f"blocks.0.cross_attn.{name}" for name in ("q", "k", "v", "o", "k_img", "v_img")),
+        "text_embedding.0", "text_embedding.2", "img_emb.proj.1", "img_emb.proj.3",
+        "vace_blocks.0.before_proj", "vace_blocks.0.after_proj",
+        *(f"{block}.ffn.{n}" for block in ("blocks.0", "vace_blocks.0") for n in (0, 2)),
+        *(f"{block}.self_attn.{name}" for block in ("blocks.0", "vace_blocks.0") for name in "qkvo"),
+        *(
+            f"{block}.cross_attn.{name}"
+            for block in ("blocks.0", "vace_blocks.0")
+            for name in ("q", "k", "v", "o", "k_img", "v_img")
+        ),
     }  # fmt: skip
-    assert {"head.head.weight", "head.modulation", "patch_embedding.bias", "img_emb.emb_pos"} <= islands
+    assert {
+        "vace_patch_embedding.bias",
+        "head.head.weight",
+        "head.modulation",
+        "patch_embedding.bias",
+        "img_emb.emb_pos",
+    } <= islands
 
 
 @pytest.mark.parametrize("kind", ISLANDS)
