@@ -110,7 +110,7 @@ class Network(torch.nn.Module):
             t=timestep,
             text=context,
             clip=clip_fea,
-            sigma=None if sigma is None else float(sigma.max()),
+            sigma=None if sigma is None else sigma.max(),
             sigmas=options.get("sample_sigmas"),
         )
         return self.predictor.predict(asked)
