@@ -12,11 +12,13 @@ from benchmarks.lora_dialects import make
 from tests import tiny
 from tests.wan_core.runtime.memories import Planned, SmallDevice
 from wan_core.errors import InputError, MismatchError, NonFiniteError
+from wan_core.runtime.memory import CHUNKS
 from wan_core.runtime.ports import PlainMemory, Ports
 from wan_core.sampling.loras import constant, parse_strength
 from wan_core.sampling.noise import initial_noise
 from wan_core.sampling.sigmas import make_schedule
 from wan_core.stages import predict as stage
+from wan_core.stages.load import RunOptions
 from wan_core.stages.lora import add_lora
 from wan_core.stages.predict import Asked, Predictor
 from wan_core.stages.sample import Condition, Settings, StartLatent, sample
@@ -171,6 +173,19 @@ def test_weights_that_a_host_took_off_are_brought_back():
     model.high.go_home = lambda: setattr(model.high, "_where", torch.device("cpu"))
     maker.predict(asked(0.4))
     assert len(placed) == 2
+
+
+def test_the_models_own_budget_and_attention_hold_here_too():
+    """As Wan Core Memory sets them."""
+    told: list[str] = []
+    base, half = tiny.model("t2v-1.3b"), tiny.model("t2v-1.3b").high.sizes().total // 2
+    maker = predictor(model=base)
+    whole, work = maker.predict(asked()), maker._work(*SHAPE[:1], *SHAPE[2:]).bytes_at(CHUNKS[-1], False)
+    options = RunOptions(budget_bytes=work + half, attention="nowhere")
+    made = predictor(model=replace(base, options=options), told=told).predict(asked())
+    torch.testing.assert_close(made, whole, atol=1e-5, rtol=1e-5)
+    assert any("Streams" in sentence for sentence in told), told
+    assert any("'nowhere' is not installed" in sentence for sentence in told), told
 
 
 def test_nan_is_said_with_the_noise_level():
