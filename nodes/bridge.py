@@ -110,7 +110,7 @@ class Network(torch.nn.Module):
             t=timestep,
             text=context,
             clip=clip_fea,
-            sigma=None if sigma is None else float(sigma.max()),
+            sigma=None if sigma is None else sigma.max(),
             sigmas=options.get("sample_sigmas"),
         )
         return self.predictor.predict(asked)
@@ -120,9 +120,17 @@ class _Bridged:
     """What differs from a native model: memory is the runtime's, weights are nobody's to read."""
 
     def memory_required(self, input_shape, cond_shapes=None) -> int:
-        """Native samplers ask whether both sides of guidance fit as one batch."""
+        """Native samplers ask before they load anything, and then whether both sides of guidance fit as one batch."""
+        predictor = self.diffusion_model.predictor
+        variant = predictor.model.variant
+        if len(input_shape) != 5 or input_shape[1] != variant.latent.channels:
+            raise MismatchError(
+                f"The latent is {list(input_shape)[1:]} (channels, frames, height, width); {variant.title} takes "
+                f"{variant.latent.channels} channels. Make it with Wan Core Empty Latent from this model, or encode "
+                f"with the {variant.latent.vae}."
+            )
         batch, _, *size = input_shape
-        return self.diffusion_model.predictor.smallest_work_bytes(batch, *size)
+        return predictor.smallest_work_bytes(batch, *size)
 
     state_dict = _refuses(PATCHES)
     load_state_dict = _refuses(PATCHES)

@@ -183,7 +183,7 @@ def read_conditioning(conditioning: list, side: str) -> Condition:
     if len(conditioning) != 1:
         raise InputError(
             f"The {side} conditioning has {len(conditioning)} entries; the sampler takes one. Remove the node that "
-            "combines conditionings, or write one prompt."
+            "combines conditionings, or sample with native KSampler behind Wan Core Model to MODEL."
         )
     cross_attn, extra = conditioning[0]
     unknown = [

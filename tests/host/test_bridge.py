@@ -177,7 +177,7 @@ def test_masks_times_and_several_conditionings_are_the_native_samplers(client, t
     other = graph.add("CLIPTextEncode", clip=parts["text_encoder"], text="a blue whale at night")
     late = graph.add("ConditioningSetTimestepRange", conditioning=other, start=0.3, end=1.0)
     area = graph.add("ConditioningSetAreaPercentageVideo", conditioning=late, width=0.5, height=1.0, temporal=1.0,
-                     x=0.0, y=0.0, z=0.0, strength=1.0)  # fmt: skip
+                     x=0.5, y=0.0, z=0.0, strength=1.0)  # fmt: skip
     both = graph.add("ConditioningCombine", conditioning_1=positive, conditioning_2=area)
     clip = start_latent(graph, parts["vae"], "t2v", {"denoise": 0.5, "batch": 1}, pictures[0])
     mask = graph.add("SolidMask", value=1.0, width=64, height=64)
@@ -202,11 +202,14 @@ def test_native_guiders_and_nodes_that_only_wrap_the_model_work(client, tiny_fil
     graph = Graph()
     sides = prepared(graph, tiny_files, "i2v", pictures)
     models = {"native": native(graph, tiny_files, "i2v"), "ours": bridge(graph, our_model(graph, tiny_files, "i2v"))}
-    names = ["CFGGuider", "BasicGuider", "DualCFGGuider", *WRAPPERS]
+    wrappers = dict(WRAPPERS)
+    if client.host.env.version == "0.3.64":
+        del wrappers["ContextWindowsManual"]  # it does not cut the conditions of image models there, native or ours
+    names = ["CFGGuider", "BasicGuider", "DualCFGGuider", *wrappers]
     for who, model in models.items():
         for guider in names[:3]:
             graph.dump(guided(graph, shifted(graph, model, 5.0), sides, guider), f"wrap_{guider}_{who}")
-        for node, widgets in WRAPPERS.items():
+        for node, widgets in wrappers.items():
             wrapped = graph.add(node, model=shifted(graph, model, 5.0), **widgets)
             made = (
                 native_sampler(graph, wrapped, *sides, steps=5)
@@ -219,7 +222,7 @@ def test_native_guiders_and_nodes_that_only_wrap_the_model_work(client, tiny_fil
     found = {name: worst(client, f"wrap_{name}_native", f"wrap_{name}_ours") for name in names}
     log.info("%s", found)
     assert max(found.values()) <= CLOSE, found
-    changed = {name: worst(client, "wrap_none_ours", f"wrap_{name}_ours") for name in WRAPPERS}
+    changed = {name: worst(client, "wrap_none_ours", f"wrap_{name}_ours") for name in wrappers}
     assert min(changed.values()) > CLOSE * 10, changed
 
 

@@ -63,6 +63,15 @@ def hooked(graph, files, model):
     return video(graph, files, model, hooks=hooks)
 
 
+def of_another_space(graph, files, model):
+    """A clip of the Wan 2.2 VAE for a model of the Wan 2.1 VAE."""
+    vae = graph.add("WanCoreLoadVAE", vae_name=files["vae_22"].name, precision="fp32")
+    picture = graph.add("EmptyImage", width=64, height=64, batch_size=5, color=0x808080)
+    text = loaders(graph, files)["text"]
+    latent = graph.add("VAEEncode", pixels=picture, vae=vae)
+    return native_sampler(graph, model, text.wire(0), text.wire(1), latent, steps=2)
+
+
 def overridden(graph, files, model):
     """As packs set an attention of their own: in the options, without a method of the model."""
     mine = shifted(graph, model, 4.25)  # a copy, so that the options of no other test change
@@ -101,6 +110,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "ControlNet": (sampled(control=True), "takes no ControlNet"),
     "ReferenceLatent": (sampled(reference=True), "carries reference_latent, which Wan Core's model does not take"),
     "no text": (sampled(no_text=True), "without a text"),
+    "latent of another VAE": (of_another_space, "takes 16 channels. Make it with Wan Core Empty Latent"),
     "attention of a pack": (overridden, LAYERS),
     "object patch": (call("add_object_patch", name="diffusion_model.blocks.0.forward", obj=None), LAYERS),
     "compute dtype": (call("add_object_patch", name="manual_cast_dtype", obj=None), "(precision)"),

@@ -42,7 +42,7 @@ class Asked:
     t: Tensor
     text: Tensor
     clip: Tensor | None = None
-    sigma: float | None = None
+    sigma: Tensor | float | None = None
     sigmas: Tensor | None = None
 
 
@@ -152,7 +152,7 @@ class Predictor:
                 "A LoRA's strength over the steps counts the steps of this sampler alone, not of the whole video."
             )
         steps = len(asked.sigmas) - 1
-        step = int((asked.sigmas[:-1] >= asked.sigma - ROUNDING).sum()) - 1
+        step = int((asked.sigmas[:-1] >= float(asked.sigma) - ROUNDING).sum()) - 1
         return changes_at(loras, side, max(0, step), steps)
 
     def _open(self, shape: tuple[int, ...], side: str, changes: Changes) -> int:

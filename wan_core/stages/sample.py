@@ -314,7 +314,7 @@ def _clean_frames(start: StartLatent, given: Tensor, variant: WanVariant) -> Cle
     if Feature.FIRST_FRAME not in variant.features:
         raise MismatchError(
             f"The latent carries a noise mask (inpainting), which the sampler does not do with {variant.title} yet. "
-            "Remove the mask, or sample with the native KSampler."
+            "Remove the mask, or sample with native KSampler behind Wan Core Model to MODEL."
         )
     frames = given.shape[2]
     per_frame = mask.reshape(mask.shape[0], -1, *mask.shape[-3:])[0, 0] if mask.ndim >= 4 else mask[:1]

@@ -63,9 +63,10 @@ class Call:
     OUTPUT_NODE = True
 
     def run(self, value, method, given):
-        for name in method.split(".")[:-1]:
-            value = getattr(value, name)
-        getattr(value, method.split(".")[-1])(**json.loads(given))
+        called = value
+        for name in method.split("."):
+            called = getattr(called, name)
+        called(**json.loads(given))
         return (value,)
 
 

@@ -6,13 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from benchmarks.lora_dialects import make
 from tests import tiny
 from tests.wan_core.runtime.memories import Planned, SmallDevice
 from wan_core.errors import InputError, MismatchError, NonFiniteError
+from wan_core.runtime.memory import CHUNKS
 from wan_core.runtime.ports import PlainMemory, Ports
-from wan_core.sampling.loras import parse_strength
+from wan_core.sampling.loras import constant, parse_strength
+from wan_core.sampling.noise import initial_noise
+from wan_core.sampling.sigmas import make_schedule
 from wan_core.stages import predict as stage
+from wan_core.stages.load import RunOptions
+from wan_core.stages.lora import add_lora
 from wan_core.stages.predict import Asked, Predictor
 from wan_core.stages.sample import Condition, Settings, StartLatent, sample
 
@@ -50,8 +57,6 @@ def test_an_euler_run_of_predictions_is_our_samplers_run():
     settings = Settings(seed=3, steps=6, solver="euler", schedule="simple", guidance_high=1.0, guidance_low=1.0)
     text, latent = draw(5, 1, 7, 24), StartLatent(samples=torch.zeros(shape))
     ours = sample(model, Condition(text=text), None, latent, settings, Ports())
-    from wan_core.sampling.noise import initial_noise
-    from wan_core.sampling.sigmas import make_schedule
 
     schedule = make_schedule("simple", 6, model.variant.defaults.shift, 1.0)
     x, maker = initial_noise(shape, 3, None), predictor(model=model)
@@ -170,6 +175,19 @@ def test_weights_that_a_host_took_off_are_brought_back():
     assert len(placed) == 2
 
 
+def test_the_models_own_budget_and_attention_hold_here_too():
+    """As Wan Core Memory sets them."""
+    told: list[str] = []
+    base, half = tiny.model("t2v-1.3b"), tiny.model("t2v-1.3b").high.sizes().total // 2
+    maker = predictor(model=base)
+    whole, work = maker.predict(asked()), maker._work(*SHAPE[:1], *SHAPE[2:]).bytes_at(CHUNKS[-1], False)
+    options = RunOptions(budget_bytes=work + half, attention="nowhere")
+    made = predictor(model=replace(base, options=options), told=told).predict(asked())
+    torch.testing.assert_close(made, whole, atol=1e-5, rtol=1e-5)
+    assert any("Streams" in sentence for sentence in told), told
+    assert any("'nowhere' is not installed" in sentence for sentence in told), told
+
+
 def test_nan_is_said_with_the_noise_level():
     model = tiny.model("t2v-1.3b")
     model.high.module.head.head.weight.data.fill_(float("nan"))
@@ -185,10 +203,6 @@ def test_a_text_of_another_width_is_refused():
 @pytest.fixture
 def scheduled(tmp_path):
     """A model with a LoRA whose strength changes at step 2 of four."""
-    from safetensors.torch import save_file
-
-    from benchmarks.lora_dialects import make
-    from wan_core.stages.lora import add_lora
 
     model, path = tiny.model("t2v-1.3b"), tmp_path / "a.safetensors"
     save_file(make("PEFT (diffusion_model.)", model.variant.dit), path)
@@ -203,7 +217,6 @@ def test_a_strength_over_steps_follows_the_run_that_asks(scheduled, memory):
     strong, weak = (lambda level: asked(level, 7, sigmas=sigmas)), {}
     for level in (1.0, 0.95, 0.9 - 1e-6, 0.6, 0.45, 0.3, 0.05, 0.9):
         weak[level] = maker.predict(strong(level))
-    from wan_core.sampling.loras import constant
 
     for strength, levels in ((1.0, (1.0, 0.95, 0.9 - 1e-6, 0.9)), (0.25, (0.6, 0.45, 0.3, 0.05))):
         fixed = replace(model.loras[0], strength_high=constant(strength))
@@ -211,6 +224,21 @@ def test_a_strength_over_steps_follows_the_run_that_asks(scheduled, memory):
         for level in levels:
             torch.testing.assert_close(weak[level], other.predict(asked(level, 7)), atol=1e-6, rtol=1e-5)
     assert not torch.allclose(weak[1.0], predictor(model=bare, memory=memory).predict(asked(1.0, 7)))
+
+
+def test_an_expert_whose_turn_is_over_takes_off_what_it_wore_at_home(tmp_path):
+    """What it wears there is a copy of its weights, and an expert is large."""
+
+    model, path = tiny.model("t2v-a14b"), tmp_path / "a.safetensors"
+    save_file(make("PEFT (diffusion_model.)", model.variant.dit), path)
+    model = add_lora(model, path, path, strength=constant(1.0), strength_low=constant(1.0), notify=lambda text: None)
+    home = {name: param.data_ptr() for name, param in model.high.module.named_parameters()}
+    worn = lambda: sum(p.data_ptr() != home[name] for name, p in model.high.module.named_parameters())  # noqa: E731
+    maker = predictor(model=model)
+    maker.predict(asked(0.95))
+    assert worn() > 3
+    maker.predict(asked(0.1))
+    assert worn() == 0
 
 
 def test_a_sampler_that_does_not_tell_its_steps_gets_no_strength_over_steps(scheduled):
