@@ -80,11 +80,13 @@ def make(
     prompts: list[str],
     run: Run,
     images: np.ndarray | None = None,
+    negatives: list[str] | None = None,
 ) -> np.ndarray:
     """One clip a prompt.
 
     Args:
         images: the first frames, uint8 ``[N, 64, 64, 3]``, for image models.
+        negatives: one negative prompt for each; None: empty ones.
 
     Returns:
         uint8 ``[N, frames, 64, 64, 3]``.
@@ -94,6 +96,9 @@ def make(
     made = []
     for start in range(0, len(prompts), BATCH):
         texts = torch.cat([encode_text(encoder, one, PORTS) for one in prompts[start : start + BATCH]])
+        against = empty
+        if negatives is not None:
+            against = torch.cat([encode_text(encoder, one, PORTS) for one in negatives[start : start + BATCH]])
         shape = (len(texts), vae.spec.channels, *grid.latent_shape)
         known = {}
         if images is not None:
@@ -103,7 +108,7 @@ def make(
                 "known_mask": each[0]["known_mask"],
             }
         settings = Settings(seed=run.seed + start, steps=run.steps, shift=run.shift, guidance_high=run.guidance)
-        sides = Condition(text=texts, **known), Condition(text=empty, **known)
+        sides = Condition(text=texts, **known), Condition(text=against, **known)
         latent = sample(model, *sides, StartLatent(samples=torch.zeros(shape)), settings, PORTS)
         made.append((decode(vae, latent, PORTS) * 255).round().byte().numpy())
     return np.concatenate(made)

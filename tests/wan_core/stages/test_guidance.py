@@ -7,11 +7,13 @@ import torch
 
 from tests import tiny
 from tests.wan_core.runtime.memories import Planned
+from tests.wan_core.stages.test_plan import machine
 from tests.wan_core.stages.test_sample import SHAPE, CancelledError, condition, start
 from tests.wan_core.stages.test_streaming import PLANS
 from wan_core.errors import InputError
 from wan_core.runtime.ports import PlainMemory, Ports
 from wan_core.stages import guidance as stage
+from wan_core.stages import plan
 from wan_core.stages.sample import Settings, StartLatent, sample
 from wan_core.variants import Feature
 
@@ -189,3 +191,32 @@ def test_the_sampler_says_what_is_on():
     run(EXTRAS["all"](tiny.model("t2v-1.3b")), notify=told.append)
     assert "Guidance over the steps: 0: 6, 1: 1, 2: 3" in told[0] and "guidance 4" not in told[0]
     assert all(word in told[0] for word in ("CFG-Zero*", "Skipped blocks 0, 2 in a pass more", "NAG: scale 11"))
+
+
+def planned(model, settings=STEPS):
+    row = model.variant
+    latent = StartLatent(samples=torch.zeros(1, row.latent.channels, 5, 16, 16))
+    return plan.plan_run(plan.Parts(model=model), latent, settings, machine())
+
+
+def test_the_plan_of_a_run_counts_the_passes_that_it_makes():
+    model = tiny.model("t2v-1.3b")
+    seconds = {
+        name: planned(made).stages[0].seconds
+        for name, made in {
+            "plain": model,
+            "half": stage.guidance_over_steps(model, "0%: 4, 50%: 1"),
+            "more": stage.skip_blocks(model, "1", 0.0, 1.0, 1.0),
+            "still": stage.cfg_zero_star(model, True, 1),
+        }.items()
+    }
+    parts = {name: value / seconds["plain"] for name, value in seconds.items()}
+    assert parts == pytest.approx({"plain": 1, "half": 0.75, "more": 1.5, "still": 0.75}, rel=1e-6)
+    assert planned(stage.nag(model, 11.0, 2.5, 0.25)).stages[0].work_bytes > planned(model).stages[0].work_bytes
+
+
+def test_the_plan_says_what_the_run_would_refuse():
+    made = planned(stage.cfg_zero_star(tiny.model("t2v-1.3b"), True, 4))
+    assert any("stand still" in problem for problem in made.problems)
+    made = planned(stage.skip_blocks(tiny.model("t2v-1.3b"), "1", 0, 1, 0), replace(STEPS, guidance_high=1.0))
+    assert any("no effect" in note for note in made.notes)
