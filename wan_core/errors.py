@@ -27,6 +27,10 @@ class CapacityError(WanError):
     """The work cannot fit in the memory that there is."""
 
 
+class WorkflowError(WanError):
+    """A workflow file is damaged, or no graph that can be converted."""
+
+
 class TrainingError(WanError):
     """Training cannot begin or go on; what had been learned until then is on disk."""
 
