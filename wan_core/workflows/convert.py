@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from ..errors import WorkflowError, first_few
+from ..errors import WorkflowError
 from .api import from_api, is_api, to_api
 from .file import dumps
 from .graph import Graph, Node
 from .inline import from_page
 from .models import Builder, NotConvertible, place_of
+from .ours import defaults
 from .page import is_page, to_page
 from .report import Report
 from .rules import LEFT_OUT, LOADERS, LORA_LOADERS, MODEL_LOADERS, SHIFTS, SWITCHES, LoaderRule
@@ -71,9 +72,10 @@ def read_graph(document: dict, schemas: dict | None = None) -> tuple[Graph, bool
 
 def convert_graph(graph: Graph, report: Report) -> bool:
     """Move what can be moved to our nodes; returns whether anything was."""
-    builder = Builder(graph=graph, report=report)
-    samplers = []
-    for high, low in pairs(graph, find(graph, report)):
+    builder, samplers = Builder(graph=graph, report=report), []
+    found = find(graph, report)
+    native = graph.upstream(*(one.run.node.key for one in found))
+    for high, low in pairs(graph, found):
         try:
             samplers.append(build(graph, builder, high, low, report).key)
         except NotConvertible as reason:
@@ -81,8 +83,9 @@ def convert_graph(graph: Graph, report: Report) -> bool:
     if not samplers:
         return False
     _loaders(graph, builder, samplers, report)
+    _take_out_unused(graph, native)
     _pass_clip_by(graph, report)
-    _take_out_unused(graph)
+    _take_out_unused(graph, native)
     _rename(graph, builder.replaced)
     return True
 
@@ -90,8 +93,9 @@ def convert_graph(graph: Graph, report: Report) -> bool:
 def _check_ours(graph: Graph, report: Report) -> None:
     """Nothing was converted: fine where there is nothing to convert."""
     if report.kept:
+        more = f"; and {len(report.kept) - 2} more" if len(report.kept) > 2 else ""
         raise WorkflowError(
-            "nothing could be converted: " + first_few((line.rstrip(".") for line in report.kept), 3) + "."
+            f"nothing could be converted: {'; '.join(line.rstrip('.') for line in report.kept[:2])}{more}."
         )
     if not any(node.kind.startswith(OURS_BEGIN) for node in graph.nodes.values()):
         raise WorkflowError(
@@ -115,6 +119,7 @@ def _loaders(graph: Graph, builder: Builder, samplers: list[str], report: Report
 
 def _loader(graph: Graph, builder: Builder, node: Node, rule: LoaderRule, report: Report) -> None:
     new = Node(key=graph.fresh(f"{node.key}:ours"), kind=rule.becomes, mode=node.mode, raw=place_of(node))
+    new.values = defaults(rule.becomes)
     if rule.file in node.wires:
         new.wires[rule.our_file] = node.wires[rule.file]
     if node.value(rule.file) is not None:
@@ -140,11 +145,11 @@ def _pass_clip_by(graph: Graph, report: Report) -> None:
                 user.wires[name] = node.wires["clip"]
 
 
-def _take_out_unused(graph: Graph) -> None:
-    """Model nodes on which nothing hangs any more go, and then those behind them."""
+def _take_out_unused(graph: Graph, native: set[str]) -> None:
+    """Of what fed the native samplers, model nodes on which nothing hangs any more go, and then those behind them."""
     while True:
         used = {wire.node for node in graph.nodes.values() for wire in node.wires.values()}
-        unused = [key for key, node in graph.nodes.items() if _goes(node) and key not in used]
+        unused = [key for key, node in graph.nodes.items() if key in native and _goes(node) and key not in used]
         if not unused:
             return
         for key in unused:

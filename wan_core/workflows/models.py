@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .graph import ON, Graph, Node, Wire
+from .ours import defaults
 from .report import Report
 from .rules import LEFT_OUT, LORA_LOADERS, MODEL_LOADERS, NATIVE_SHIFT, SHIFTS, SWITCHES
 
@@ -212,6 +213,7 @@ class Builder:
 
     def _new(self, kind: str, like: Node) -> Node:
         node = Node(key=self.graph.fresh(f"{like.key}:ours"), kind=kind, mode=like.mode, raw=place_of(like))
+        node.values = defaults(kind)
         if node.mode != ON:
             self.report.note(f"{kind} in place of {like} is muted or bypassed, as that was.")
         self.replaced[node.key] = like.key

@@ -137,3 +137,8 @@ OURS: dict[str, Shape] = {
         outputs=(("images", "IMAGE"), ("fps", "FLOAT")),
     ),
 }
+
+
+def defaults(kind: str) -> dict[str, object]:
+    """The values of a new node's widgets; those without a default are left to whoever makes it."""
+    return {name: default for name, (_, default) in OURS[kind].widgets.items() if default is not None}

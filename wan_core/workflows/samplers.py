@@ -5,6 +5,7 @@ from math import isclose
 
 from .graph import Graph, Node, Wire
 from .models import Builder, Chain, NotConvertible, Reader, place_of, shift_of
+from .ours import defaults
 from .report import Report
 from .rules import LEFT_OUT, NEAREST_SCHEDULE, NEAREST_SOLVER, OTHER_MODELS, SCHEDULES, SOLVERS
 from .runs import LAST_STEP, SAMPLERS, Run, dormant, read_run
@@ -112,7 +113,7 @@ def build(graph: Graph, builder: Builder, high: Found, low: Found | None, report
     run, last = high.run, (low or high).run
     model = builder.pair(high.chain.model, low and low.chain.model)
     node = Node(key=graph.fresh(f"{run.node.key}:ours"), kind="WanCoreSampler", mode=run.node.mode)
-    node.raw = place_of(run.node) | {"control": _control(run)}
+    node.raw, node.values = place_of(run.node) | {"control": _control(run)}, defaults(node.kind)
     node.wires = {"model": model, "positive": run.positive, "negative": run.negative, "latent": run.latent}
     node.wires["latent"] = builder.moved.get(run.latent.node, run.latent)
     wishes = {

@@ -64,7 +64,7 @@ def _scope(document: dict, where: str) -> Scope:
         if node["id"] in seen:
             raise WorkflowError(f"{where} has two nodes of the id {node['id']}.")
         seen.add(node["id"])
-    groups = [group for group in document.get("groups") or [] if isinstance(group, dict)]
+    groups = _dicts(document.get("groups") or [], f"the groups of {where}")
     links = {link.id: link for link in _links(document.get("links"), where)}
     return Scope(nodes=nodes, links=links, groups=groups)
 
