@@ -5,18 +5,20 @@ from dataclasses import dataclass
 from ..errors import WorkflowError
 from .api import from_api, is_api, to_api
 from .file import dumps
-from .graph import Graph, Node
+from .graph import Graph, Node, NotConvertible, Wire
 from .inline import from_page
-from .models import Builder, NotConvertible, place_of
+from .models import Builder, place_of
 from .ours import defaults
 from .page import is_page, to_page
 from .report import Report
-from .rules import LEFT_OUT, LOADERS, LORA_LOADERS, MODEL_LOADERS, SHIFTS, SWITCHES, LoaderRule
+from .rules import LEFT_OUT, LOADERS, LORA_LOADERS, MODEL_LOADERS, RENAMED, SHIFTS, SWITCHES, LoaderRule
 from .samplers import build, find, pairs
 
 OURS_BEGIN = "WanCore"
 UNUSED = {*MODEL_LOADERS, *LORA_LOADERS, *SHIFTS, *SWITCHES, *LEFT_OUT} | {
     "BasicScheduler", "KSamplerSelect", "CFGGuider", "BasicGuider", "RandomNoise", "DisableNoise", "SplitSigmas",
+    "WanVideoEmptyEmbeds", "WanVideoImageToVideoEncode", "WanVideoBlockSwap", "WanVideoTorchCompileSettings",
+    "WanVideoVRAMManagement", "WanVideoTeaCache", "WanVideoMagCache", "WanVideoEnhanceAVideo", "WanVideoSLG",
 }  # fmt: skip
 """Kinds that go when nothing hangs on them any more."""
 
@@ -83,6 +85,7 @@ def convert_graph(graph: Graph, report: Report) -> bool:
     if not samplers:
         return False
     _loaders(graph, builder, samplers, report)
+    _renamed(graph, builder, samplers, report)
     _take_out_unused(graph, native)
     _pass_clip_by(graph, report)
     _take_out_unused(graph, native)
@@ -100,7 +103,7 @@ def _check_ours(graph: Graph, report: Report) -> None:
     if not any(node.kind.startswith(OURS_BEGIN) for node in graph.nodes.values()):
         raise WorkflowError(
             "no sampler of a Wan model is in it. Converted are KSampler, KSamplerAdvanced, SamplerCustom and "
-            "SamplerCustomAdvanced with the text encoder of Wan (CLIPLoader of type wan)."
+            "SamplerCustomAdvanced with the text encoder of Wan (CLIPLoader of type wan), and WanVideoSampler."
         )
 
 
@@ -131,6 +134,28 @@ def _loader(graph: Graph, builder: Builder, node: Node, rule: LoaderRule, report
     graph.redirect(node.key, graph.add(new))
     del graph.nodes[node.key]
     report.converted.append(f"{node} -> {new.kind}")
+
+
+def _renamed(graph: Graph, builder: Builder, samplers: list[str], report: Report) -> None:
+    """Nodes of another pack before and behind a converted sampler that have a counterpart here."""
+    around = graph.upstream(*samplers) | graph.downstream(*samplers)
+    for old in [node for node in graph.nodes.values() if node.kind in RENAMED and node.key in around]:
+        rule = RENAMED[old.kind]
+        new = Node(key=graph.fresh(f"{old.key}:ours"), kind=rule.becomes, mode=old.mode, raw=place_of(old))
+        new.values = defaults(rule.becomes)
+        for ours, theirs in rule.inputs.items():
+            if theirs in old.wires:
+                new.wires[ours] = old.wires[theirs]
+            if old.value(theirs) is not None:
+                new.values[ours] = old.value(theirs)
+        builder.replaced[new.key] = old.key
+        del graph.nodes[old.key]
+        graph.add(new)
+        for node in graph.nodes.values():
+            for name, wire in node.wires.items():
+                if wire.node == old.key:
+                    node.wires[name] = Wire(node=new.key, slot=wire.slot)
+        report.converted.append(f"{old} -> {new.kind}")
 
 
 def _pass_clip_by(graph: Graph, report: Report) -> None:

@@ -11,6 +11,10 @@ MAX_HOPS = 200
 """How many nodes that only pass something on may follow each other."""
 
 
+class NotConvertible(Exception):
+    """Why a model cannot be moved to our nodes; its sampler stays native. A sentence's end: ``because ...``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wire:
     """An output of a node."""

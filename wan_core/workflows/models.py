@@ -3,16 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .graph import ON, Graph, Node, Wire
+from .graph import ON, Graph, Node, NotConvertible, Wire
 from .ours import defaults
 from .report import Report
 from .rules import LEFT_OUT, LORA_LOADERS, MODEL_LOADERS, NATIVE_SHIFT, SHIFTS, SWITCHES
+from .wrapper import check_wrapper
 
 MAX_CHAIN = 100
-
-
-class NotConvertible(Exception):
-    """Why a model cannot be moved to our nodes; its sampler stays native. A sentence's end: ``because ...``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +73,11 @@ class Reader:
             raise NotConvertible(f"more than {MAX_CHAIN} nodes change its model")
         node = self.graph.nodes[wire.node]
         if node.kind in MODEL_LOADERS:
-            return Chain(model=File(node=node))
+            check_wrapper(node)
+            return Chain(model=self._worn(File(node=node), node.wires.get("lora")))
         if node.kind in SWITCHES:
             return self._choice(node, depth)
-        if node.kind not in LORA_LOADERS | SHIFTS | set(LEFT_OUT):
+        if node.kind not in {*LORA_LOADERS, *SHIFTS, *LEFT_OUT}:
             raise NotConvertible(f"{node} changes or loads its model, and the pack has nothing in its place")
         inner = self.chain(node.wires.get("model"), depth + 1)
         if node.kind in LORA_LOADERS:
@@ -90,6 +88,19 @@ class Reader:
                 raise NotConvertible(f"{node} has a shift that is no number: {shift!r:.40}")
             return Chain(model=inner.model, shift=shift, left_out=inner.left_out)
         return Chain(model=inner.model, shift=inner.shift, left_out=(*inner.left_out, node))
+
+    def _worn(self, model: Model, wire: Wire | None) -> Model:
+        """A model with the LoRAs of the wrapper, which hang on each other and then on the loader."""
+        nodes = []
+        wire = self.graph.behind(wire, self.dormant)
+        while wire is not None and len(nodes) < MAX_CHAIN:
+            nodes.append(self.graph.nodes[wire.node])
+            if nodes[-1].kind != "WanVideoLoraSelect":
+                raise NotConvertible(f"{nodes[-1]} brings LoRAs in a way that the converter does not know")
+            wire = self.graph.behind(nodes[-1].wires.get("prev_lora"), self.dormant)
+        for node in reversed(nodes):
+            model = Lora(node=node, inner=model)
+        return model
 
     def _choice(self, node: Node, depth: int) -> Chain:
         sides = [node.wires.get(name) for name in ("on_false", "on_true")]
@@ -166,13 +177,15 @@ class Builder:
             node = self._new("WanCoreLoRA", upper or lower)
             node.wires["model"] = inner
             if upper:
-                _take(node, "lora_name", upper, "lora_name")
-                _take(node, "strength", upper, "strength_model")
+                file, strength = LORA_LOADERS[upper.kind]
+                _take(node, "lora_name", upper, file)
+                _take(node, "strength", upper, strength)
             if low is not None:
                 node.values["low_noise_lora"] = "none"
             if lower:
-                _take(node, "low_noise_lora", lower, "lora_name")
-                _take(node, "strength_low", lower, "strength_model")
+                file, strength = LORA_LOADERS[lower.kind]
+                _take(node, "low_noise_lora", lower, file)
+                _take(node, "strength_low", lower, strength)
             _add_models(node, upper, lower)
             self.report.converted.append(f"{_named(upper, lower)} -> {node.kind}")
             return self.graph.add(node)

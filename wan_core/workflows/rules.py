@@ -26,14 +26,47 @@ LOADERS: dict[str, LoaderRule] = {
     "VAELoader": LoaderRule(
         becomes="WanCoreLoadVAE", file="vae_name", our_file="vae_name", ignored={"device": ("default", "cpu")}
     ),
-    "CLIPVisionLoader": LoaderRule(
-        becomes="WanCoreLoadCLIPVision", file="clip_name", our_file="clip_vision_name", ignored={}
+    "CLIPVisionLoader": LoaderRule(becomes="WanCoreLoadCLIPVision", file="clip_name", our_file="clip_vision_name"),
+    # kijai/ComfyUI-WanVideoWrapper
+    "LoadWanVideoT5TextEncoder": LoaderRule(
+        becomes="WanCoreLoadTextEncoder", file="model_name", our_file="text_encoder_name"
+    ),
+    "WanVideoVAELoader": LoaderRule(becomes="WanCoreLoadVAE", file="model_name", our_file="vae_name"),
+    "LoadWanVideoClipTextEncoder": LoaderRule(
+        becomes="WanCoreLoadCLIPVision", file="model_name", our_file="clip_vision_name"
     ),
 }
 
-MODEL_LOADERS = {"UNETLoader": "unet_name", "DiffusionModelLoaderKJ": "model_name"}
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRule:
+    """A node that becomes one of ours with the same outputs. ``inputs``: our input -> its name there."""
+
+    becomes: str
+    inputs: dict[str, str]
+
+
+RENAMED: dict[str, NodeRule] = {
+    "WanVideoTextEncode": NodeRule(
+        becomes="WanCoreTextEncode",
+        inputs={"clip": "t5", "positive": "positive_prompt", "negative": "negative_prompt"},
+    ),
+    "WanVideoClipVisionEncode": NodeRule(
+        becomes="WanCoreCLIPVisionEncode",
+        inputs={"clip_vision": "clip_vision", "start_image": "image_1", "end_image": "image_2"},
+    ),
+    "WanVideoDecode": NodeRule(becomes="WanCoreVAEDecode", inputs={"samples": "samples", "vae": "vae"}),
+}
+"""Nodes of kijai/ComfyUI-WanVideoWrapper that have a counterpart here."""
+
+MODEL_LOADERS = {"UNETLoader": "unet_name", "DiffusionModelLoaderKJ": "model_name", "WanVideoModelLoader": "model"}
 """Native loader of a diffusion model -> its widget with the file."""
-LORA_LOADERS = {"LoraLoaderModelOnly", "LoraLoader"}
+LORA_LOADERS = {
+    "LoraLoaderModelOnly": ("lora_name", "strength_model"),
+    "LoraLoader": ("lora_name", "strength_model"),
+    "WanVideoLoraSelect": ("lora", "strength"),
+}
+"""Node with a LoRA -> its widgets with file and strength."""
 SHIFTS = {"ModelSamplingSD3"}
 SWITCHES = {"ComfySwitchNode"}
 
@@ -94,8 +127,11 @@ SOLVERS = {
     "uni_pc_bh2": "unipc",
     "dpmpp_2m": "dpm++",
     "lcm": "lcm",
+    "unipc": "unipc",
+    "dpm++": "dpm++",
 }
 """Native sampler name -> ours."""
-SCHEDULES = {"simple": "simple", "normal": "diffusers"}
-"""Native scheduler name -> ours with the same noise levels."""
+OFFICIAL = "official"
+SCHEDULES = {"simple": "simple", "normal": "diffusers", OFFICIAL: "auto"}
+"""Native scheduler name -> ours with the same noise levels; ``official``: that of the wrapper's samplers."""
 NEAREST_SOLVER, NEAREST_SCHEDULE = "unipc", "simple"

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .graph import BYPASSED, MUTED, Graph, Node, Wire
-from .models import NotConvertible
-from .rules import MODEL_LOADERS
+from .graph import BYPASSED, MUTED, Graph, Node, NotConvertible, Wire
+from .rules import MODEL_LOADERS, OFFICIAL
+from .wrapper import SAMPLER, check_sampler
 
 LAST_STEP = 10000
 
@@ -32,6 +32,8 @@ class Run:
     add_noise: object = True
     leaves_noise: bool = True
     """It stops at ``end`` with the noise of that step left; False: it removes all noise in its last step."""
+    shift: object = None
+    """Where the sampler itself is told."""
     sigmas: Wire | None = None
     """Noise levels that no model has to be asked for."""
     parts: tuple[Node, ...] = ()
@@ -132,6 +134,30 @@ def _sampler_custom_advanced(graph: Graph, node: Node) -> Run:
     )
 
 
+def _wrapper(graph: Graph, node: Node) -> Run:
+    texts, _ = check_sampler(graph, node, dormant(node))
+    end, added = _given(node, "end_step", -1), _given(node, "add_noise_to_samples", True)
+    start = _given(node, "start_step", 0)
+    return Run(
+        node=node,
+        model=node.wires.get("model"),
+        timing=node.wires.get("model"),
+        shift=_given(node, "shift", 5.0),
+        positive=Wire(node=texts.key, slot=0),
+        negative=Wire(node=texts.key, slot=1),
+        latent=node.wires.get("samples", node.wires.get("image_embeds")),
+        seed=_given(node, "seed", 0),
+        cfg=_given(node, "cfg", 1.0),
+        solver=_given(node, "scheduler"),
+        scheduler=OFFICIAL,
+        steps=_given(node, "steps", 0),
+        denoise=_given(node, "denoise_strength", 1.0),
+        start=start,
+        end=LAST_STEP if end == -1 else end,
+        add_noise=True if graph.constant(start) == 0 else added is True,
+    )
+
+
 def _part(graph: Graph, node: Node, name: str, *kinds: str) -> Node:
     wire = graph.behind(node.wires.get(name), dormant(node))
     found = graph.nodes[wire.node] if wire else None
@@ -176,4 +202,5 @@ SAMPLERS: dict[str, Callable[[Graph, Node], Run]] = {
     "KSamplerAdvanced": _ksampler_advanced,
     "SamplerCustom": _sampler_custom,
     "SamplerCustomAdvanced": _sampler_custom_advanced,
+    SAMPLER: _wrapper,
 }

@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from math import isclose
 
-from .graph import Graph, Node, Wire
-from .models import Builder, Chain, NotConvertible, Reader, place_of, shift_of
+from .graph import Graph, Node, NotConvertible, Wire
+from .models import Builder, Chain, Reader, place_of, shift_of
 from .ours import defaults
 from .report import Report
 from .rules import LEFT_OUT, NEAREST_SCHEDULE, NEAREST_SOLVER, OTHER_MODELS, SCHEDULES, SOLVERS
 from .runs import LAST_STEP, SAMPLERS, Run, dormant, read_run
 from .widgets import CONTROLS
+from .wrapper import SAMPLER as WRAPPED
+from .wrapper import start
 
-EXACT_SOLVERS = {"euler", "lcm"}
+EXACT_SOLVERS = {"euler", "lcm", "unipc", "dpm++"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ def find(graph: Graph, report: Report) -> list[Found]:
 
 def is_wan(graph: Graph, node: Node) -> bool:
     """Whether a sampler runs a Wan model: its prompt comes from the text encoder of Wan, or its files are called so."""
+    if node.kind == WRAPPED:
+        return True
     nodes = [graph.nodes[key] for key in graph.upstream(node.key)]
     kinds = [str(graph.constant(n.wires.get("type", n.value("type")))) for n in nodes if n.kind == "CLIPLoader"]
     if kinds:
@@ -58,7 +62,7 @@ def _found(graph: Graph, node: Node, report: Report) -> Found:
     missing = [name for name in ("positive", "negative", "latent") if getattr(run, name) is None]
     if missing:
         raise NotConvertible(f"nothing is connected to its {' and '.join(missing)}")
-    return Found(run=run, chain=chain, shift=shift_of(timing))
+    return Found(run=run, chain=chain, shift=shift_of(timing) if run.shift is None else run.shift)
 
 
 def pairs(graph: Graph, found: list[Found]) -> list[tuple[Found, Found | None]]:
@@ -116,6 +120,9 @@ def build(graph: Graph, builder: Builder, high: Found, low: Found | None, report
     node.raw, node.values = place_of(run.node) | {"control": _control(run)}, defaults(node.kind)
     node.wires = {"model": model, "positive": run.positive, "negative": run.negative, "latent": run.latent}
     node.wires["latent"] = builder.moved.get(run.latent.node, run.latent)
+    if run.node.kind == WRAPPED:
+        node.wires |= start(graph, run.node, model, dormant(run.node), report, builder.replaced)
+        node.wires["latent"] = builder.moved.get(node.wires["latent"].node, node.wires["latent"])
     wishes = {
         "seed": run.seed,
         "steps": run.steps,
@@ -176,7 +183,7 @@ def _solver(graph: Graph, run: Run, report: Report) -> str:
     ours = SOLVERS.get(name, NEAREST_SOLVER) if isinstance(name, str) else NEAREST_SOLVER
     if name not in SOLVERS:
         report.note(f"sampler {name or 'chosen while the workflow runs'} is not there: {run.node} uses {ours}.")
-    elif ours not in EXACT_SOLVERS:
+    elif name not in EXACT_SOLVERS:
         report.note(f"sampler {name} becomes {ours}, the same method as the official code has it; numbers differ.")
     return ours
 

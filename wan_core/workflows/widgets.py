@@ -94,6 +94,25 @@ NATIVE: dict[str, tuple[str, ...]] = {
         "double_layers", "single_layers", "scale", "start_percent", "end_percent", "rescaling_scale",
     ),
 }
+
+WRAPPER: dict[str, tuple[str, ...]] = {
+    "WanVideoModelLoader": ("model", "base_precision", "quantization", "load_device", "attention_mode"),
+    "WanVideoLoraSelect": ("lora", "strength", "low_mem_load", "merge_loras"),
+    "LoadWanVideoT5TextEncoder": ("model_name", "precision", "load_device", "quantization"),
+    "LoadWanVideoClipTextEncoder": ("model_name", "precision", "load_device"),
+    "WanVideoVAELoader": ("model_name", "precision"),
+    "WanVideoTextEncode": ("positive_prompt", "negative_prompt", "force_offload"),
+    "WanVideoEmptyEmbeds": ("width", "height", "num_frames"),
+    "WanVideoImageToVideoEncode": (
+        "width", "height", "num_frames", "noise_aug_strength", "start_latent_strength", "end_latent_strength",
+        "force_offload",
+    ),
+    "WanVideoSampler": (
+        "steps", "cfg", "shift", "seed", "force_offload", "scheduler", "riflex_freq_index", "denoise_strength",
+        "batched_cfg", "rope_function", "start_step", "end_step", "add_noise_to_samples",
+    ),
+}
+"""Of kijai/ComfyUI-WanVideoWrapper, for files that do not name them themselves."""
 # fmt: on
 
 ON_THE_PAGE_ONLY = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode", "GetNode", "SetNode"}
@@ -126,7 +145,9 @@ def named_places(raw: dict, schemas: dict | None = None) -> dict[str, int] | Non
     named = [entry["widget"]["name"] for entry in raw.get("inputs") or [] if isinstance(entry.get("widget"), dict)]
     places = _places(given, [(name, None) for name in named])
     extra = sum(value in CONTROLS for value in given if isinstance(value, str))
-    return places if len(places) + extra >= len(given) else None
+    if len(places) + extra >= len(given):
+        return places
+    return _places(given, [(name, None) for name in WRAPPER[kind]]) if kind in WRAPPER else None
 
 
 def _places(given: list, names: list[tuple[str, dict | None]]) -> dict[str, int]:
