@@ -14,7 +14,7 @@ from wan_core.workflows.widgets import NATIVE, ON_THE_PAGE_ONLY, named_places
 
 CLOSE = 1e-3
 SIZE = {"width": 64, "height": 64, "length": 9, "batch_size": 1}
-NEWER = {"VAELoader": ["device"], "CreateVideo": ["bit_depth"], "SaveVideo": ["format", "codec"]}
+NEWER = {"CreateVideo": ["bit_depth"], "SaveVideo": ["format", "codec"]}
 """Widgets that one of the hosts does not have, or has inside another one."""
 
 

@@ -246,7 +246,7 @@ def _take(node: Node, name: str, source: Node, widget: str) -> None:
 
 def place_of(node: Node) -> dict:
     """Where a page node is, and the files that it offers for download."""
-    place = {name: node.raw[name] for name in ("pos", "order") if name in node.raw}
+    place = {name: node.raw[name] for name in ("pos", "size", "order") if name in node.raw}
     properties = node.raw.get("properties")
     if isinstance(properties, dict) and isinstance(properties.get("models"), list):
         place["models"] = properties["models"]

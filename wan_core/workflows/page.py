@@ -3,10 +3,10 @@
 import copy
 
 from .graph import ON, Graph, Node, Wire
-from .layout import SOCKET, WIDGET
+from .layout import SOCKET, WIDGET, Block, make_room, pair
 from .ours import OURS
 
-WIDTH = 400
+WIDTH = 320
 
 
 def is_page(document: dict) -> bool:
@@ -35,6 +35,7 @@ def to_page(graph: Graph, document: dict) -> dict:
                 links.append([number, *ends, _type(graph, wire, entry)])
         nodes.append(raw)
     _fill_outputs(nodes, links)
+    _make_room(graph, nodes)
     made = {name: value for name, value in document.items() if name != "definitions"}
     made |= {"nodes": nodes, "links": links, "groups": graph.groups, "last_link_id": last}
     made["last_node_id"] = max(list(numbers.values()) or [0])
@@ -78,7 +79,7 @@ def _new(node: Node) -> dict:
         "id": node.key,
         "type": node.kind,
         "pos": node.raw.get("pos", [0, 0]),
-        "size": [WIDTH, SOCKET * rows + WIDGET * (len(values) + 1) + 60],
+        "size": [max(WIDTH, pair(node.raw.get("size"))[0]), SOCKET * rows + WIDGET * (len(values) + 1) + 60],
         "flags": {},
         "order": node.raw.get("order", 0),
         "mode": ON,
@@ -90,6 +91,16 @@ def _new(node: Node) -> dict:
     if node.raw.get("models"):
         raw["properties"]["models"] = node.raw["models"]
     return raw
+
+
+def _make_room(graph: Graph, nodes: list[dict]) -> None:
+    """Push aside what a new node would cover that is larger than the one whose place it takes."""
+    by_key = dict(zip(graph.nodes, nodes))
+    new = [key for key, node in graph.nodes.items() if "type" not in node.raw]
+    for key in new:
+        old = {"pos": by_key[key]["pos"], "size": graph.nodes[key].raw.get("size", [200, 100])}
+        others = [raw for raw in nodes if raw is not by_key[key]]
+        make_room(Block(nodes=others, groups=graph.groups), Block(nodes=[by_key[key]]), old)
 
 
 def _name_wired(raw: dict, node: Node) -> None:

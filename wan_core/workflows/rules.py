@@ -23,9 +23,7 @@ LOADERS: dict[str, LoaderRule] = {
         only=("type", "wan"),
         ignored={"device": ("default",)},
     ),
-    "VAELoader": LoaderRule(
-        becomes="WanCoreLoadVAE", file="vae_name", our_file="vae_name", ignored={"device": ("default", "cpu")}
-    ),
+    "VAELoader": LoaderRule(becomes="WanCoreLoadVAE", file="vae_name", our_file="vae_name"),
     "CLIPVisionLoader": LoaderRule(becomes="WanCoreLoadCLIPVision", file="clip_name", our_file="clip_vision_name"),
     # kijai/ComfyUI-WanVideoWrapper
     "LoadWanVideoT5TextEncoder": LoaderRule(

@@ -61,7 +61,7 @@ def start(
     kind = "WanCoreEmptyLatent" if embeds.kind == EMPTY else "WanCoreImageToVideo"
     key = f"{embeds.key}:ours:{node.key}"
     new = Node(key=graph.fresh(key), kind=kind, mode=node.mode, values=defaults(kind))
-    new.raw = {name: embeds.raw[name] for name in ("pos", "order") if name in embeds.raw}
+    new.raw = {name: embeds.raw[name] for name in ("pos", "size", "order") if name in embeds.raw}
     for ours, theirs in (("width", "width"), ("height", "height"), ("frames", "num_frames")):
         if theirs in embeds.wires:
             new.wires[ours] = embeds.wires[theirs]

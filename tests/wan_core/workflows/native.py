@@ -40,7 +40,7 @@ class Native:
         return model if shift is None else self.add("ModelSamplingSD3", model=model, shift=shift)
 
     def save(self, latent: list) -> None:
-        vae = self.add("VAELoader", vae_name="wan_2.1_vae.safetensors", device="default")
+        vae = self.add("VAELoader", vae_name="wan_2.1_vae.safetensors")
         images = self.add("VAEDecode", samples=latent, vae=vae)
         self.add("SaveImage", images=images, filename_prefix="x")
 

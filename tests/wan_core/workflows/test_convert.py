@@ -306,7 +306,7 @@ def test_models_of_other_families_are_left_alone():
     ksampler(native, native.model())
     flux = native.add("UNETLoader", unet_name="flux.safetensors", weight_dtype="default")
     positive, negative = native.prompts("flux")
-    vae = native.add("VAELoader", vae_name="ae.safetensors", device="default")
+    vae = native.add("VAELoader", vae_name="ae.safetensors")
     inputs = native.prompt["s"]["inputs"] | {"model": flux, "positive": positive, "negative": negative}
     image = native.add("KSampler", key="f", **inputs)
     native.add("VAEDecode", key="fd", samples=image, vae=vae)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from itertools import combinations
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.wan_core.workflows.native import HIGH_FILE, LOW_FILE, Native, kinds, 
 from wan_core.workflows.api import to_api
 from wan_core.workflows.convert import convert, read_graph
 from wan_core.workflows.inline import from_page
+from wan_core.workflows.layout import box
 from wan_core.workflows.page import to_page
 from wan_core.workflows.validate import problems
 
@@ -51,7 +53,7 @@ def test_both_forms_of_a_workflow_become_the_same_graph(widgets_as_inputs):
 def test_a_new_node_stands_where_the_old_one_stood_and_keeps_its_seed_as_it_was():
     native = a_pair()
     page = page_of(native.prompt)
-    old = node_of(page, "UNETLoader") if False else page["nodes"][0]
+    old = page["nodes"][0]
     old["properties"]["models"] = [{"name": HIGH_FILE, "url": "https://example.org/h", "directory": "diffusion_models"}]
     made = convert(page).document
     loader, sampler = node_of(made, "WanCoreLoadModel"), node_of(made, "WanCoreSampler")
@@ -59,6 +61,18 @@ def test_a_new_node_stands_where_the_old_one_stood_and_keeps_its_seed_as_it_was(
     assert loader["properties"]["models"] == old["properties"]["models"]
     assert sampler["widgets_values"][:2] == [7, "randomize"]
     assert made["last_node_id"] >= max(node["id"] for node in made["nodes"])
+
+
+def test_a_new_node_that_is_larger_covers_nothing():
+    native = Native()
+    ksampler(native, native.model())
+    page = page_of(native.prompt)
+    for number, node in enumerate(page["nodes"]):
+        node["pos"] = [260 * (number % 4), 160 * (number // 4)]
+    boxes = [box(node) for node in convert(page).document["nodes"]]
+    for one, other in combinations(boxes, 2):
+        apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+        assert apart, (one, other)
 
 
 def test_notes_groups_and_views_stay():
