@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "wan_core"
 RANK = {
-    "training": 7, "stages": 6, "sampling": 5, "conditioning": 5, "models": 4, "weights": 4, "runtime": 4, "text": 4,
-    "media": 4, "grid": 3, "variants": 2, "configs": 1, "errors": 1,
+    "training": 7, "workflows": 7, "stages": 6, "sampling": 5, "conditioning": 5, "models": 4, "weights": 4,
+    "runtime": 4, "text": 4, "media": 4, "grid": 3, "variants": 2, "configs": 1, "errors": 1,
 }  # fmt: skip
 SOURCES = sorted(CORE.rglob("*.py"))
 

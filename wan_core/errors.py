@@ -31,6 +31,10 @@ class OutputError(WanError):
     """A result cannot be written; nothing of it is left behind, and what was there before is untouched."""
 
 
+class WorkflowError(WanError):
+    """A workflow file is damaged, or no graph that can be converted."""
+
+
 class TrainingError(WanError):
     """Training cannot begin or go on; what had been learned until then is on disk."""
 
