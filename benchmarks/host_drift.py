@@ -17,8 +17,10 @@ Ends with 1 where a row misses. Linux only (``/proc``). Needs what ``scripts/set
 """
 
 import argparse
+import ctypes
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -48,6 +50,10 @@ IDLE_S, SETTLED_S, PATIENCE_S, READ_S = 1.0, 3.0, 30.0, 0.25
 SETTLED_BYTES = 256 * 1024
 MALLOC = {"fixed": {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}, "default": {}}
 """What the servers' environment has on top."""
+PR_SET_THP_DISABLE = 41
+"""Of Linux's prctl; children inherit it. With huge pages memory comes in steps of 2 MB, filled or not."""
+LIBRARY = re.compile(r"\.so(\.[0-9.]+)?$|/bin/python[0-9.]*$")
+"""How a mapping of a program's code ends."""
 FULL_WIDTH_VAE = {"0.3.64"}
 """Hosts whose VAE loader knows the official width only."""
 
@@ -69,10 +75,19 @@ class Row:
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 
-def uss_bytes(smaps_rollup: str) -> int:
-    """Bytes of a process that no other process shares, from the text of ``/proc/<pid>/smaps_rollup``."""
-    found = {line.split(":")[0]: line.split()[1] for line in smaps_rollup.splitlines() if line.endswith(" kB")}
-    return sum(int(found[name]) for name in ("Private_Clean", "Private_Dirty")) * 1024
+def uss_bytes(smaps: str) -> int:
+    """Bytes of a process that no other process shares, from the text of ``/proc/<pid>/smaps``.
+
+    Unchanged pages of shared libraries are left out: they are private or not as other servers come and go.
+    """
+    kilobytes, library = 0, False
+    for line in smaps.splitlines():
+        name, _, rest = line.partition(" ")
+        if not name.endswith(":"):  # a mapping begins: range, permissions, offset, device, inode, path
+            library = bool(LIBRARY.search(line))
+        elif name in (("Anonymous:",) if library else ("Private_Clean:", "Private_Dirty:")):
+            kilobytes += int(rest.split()[0])
+    return kilobytes * 1024
 
 
 def slope(values: Sequence[float]) -> float:
@@ -203,6 +218,13 @@ class Bench:
         return [pair_row(self.version, peak, idle, sum(file.stat().st_size for file in used))]
 
 
+def steady_memory(malloc: str) -> None:
+    """For the servers that are started from here: how they allocate, and no huge pages with ``fixed``."""
+    os.environ.update(MALLOC[malloc])
+    if malloc == "fixed":
+        ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+
 def run(host: Host, prompt: dict) -> None:
     try:
         history = api_client.run(host.url, prompt)
@@ -213,7 +235,7 @@ def run(host: Host, prompt: dict) -> None:
 
 
 def uss(host: Host) -> int:
-    return uss_bytes(Path(f"/proc/{host.process.pid}/smaps_rollup").read_text())
+    return uss_bytes(Path(f"/proc/{host.process.pid}/smaps").read_text(errors="replace"))
 
 
 def settled(host: Host) -> int:
@@ -257,7 +279,7 @@ def line(row: Row) -> str:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     stop_on_sigterm()
-    os.environ.update(MALLOC[args.malloc])
+    steady_memory(args.malloc)
     rows: list[Row] = []
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="host_drift_", dir=CACHE) as folder:
