@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -45,6 +46,9 @@ KEYS = (*ROWS, *OTHERS, "C10")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks.cpu", description=__doc__.split("\n")[0])
     parser.add_argument("--rows", nargs="+", choices=KEYS, default=list(KEYS), metavar="ROW", help=", ".join(KEYS))
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="cases with TEXT in their title or name, e.g. 128x128x9"
+    )
     parser.add_argument("--repeats", type=int, default=4, help="turns there and back for each implementation")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
@@ -55,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{os.cpu_count()} cores, {args.threads} threads, PyTorch {torch.__version__}", flush=True)
     found, passed = [], True
     for key in args.rows:
-        for result in run(key, places, args.repeats, key in args.profile):
+        for result in run(key, places, args.repeats, key in args.profile, args.only):
             print("\n".join(lines(result)), flush=True)
             passed &= result.verdict.split()[0] == "ok"
             found.append(result.as_json())
@@ -64,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if passed else 1
 
 
-def run(key: str, places: Places, repeats: int, profiled: bool) -> Iterator[Result | cpu_load.Bound]:
+def run(key: str, places: Places, repeats: int, profiled: bool, only: str = "") -> Iterator[Result | cpu_load.Bound]:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
@@ -74,7 +78,9 @@ def run(key: str, places: Places, repeats: int, profiled: bool) -> Iterator[Resu
             yield simulation()
         else:
             for row in ROWS[key]:
-                yield from measure(key, row, folder, places, repeats, profiled)
+                cases = tuple(case for case in row.cases if only in f"{row.title} {case.name}")
+                if cases:
+                    yield from measure(key, replace(row, cases=cases), folder, places, repeats, profiled)
 
 
 def comfyui(folder: Path | None) -> tuple[Path, Path] | None:

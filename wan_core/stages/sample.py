@@ -25,6 +25,7 @@ from ..runtime.memory import dit_work
 from ..runtime.ports import Ports
 from ..runtime.stay import Stay, Stop
 from ..sampling.experts import by_boundary, by_step, expert_names
+from ..sampling.guidance import check_scale
 from ..sampling.guidance_options import PLAIN, GuidanceOptions, StepGuidance, guided_by
 from ..sampling.loras import changes_at
 from ..sampling.noise import SEEDS, initial_noise, leave_off, noisy_start, step_noise, take_up
@@ -217,6 +218,8 @@ def sample(
             f"{variant.title} takes its picture in the latent and beside the noise; here it is in the latent alone. "
             "Connect the model to Wan Core Image to Video, or use Wan Core Fun Control or Camera Control."
         )
+    for scale in (plan.guidance_high, plan.guidance_low):  # of both experts, whether or not each has a step to do
+        check_scale(scale, has_negative=True)
     check_guidance(model.guidance, step_guidance(model, plan), negative is not None, ports.notify)
     # All inputs are good. What a host cannot hold it refuses here, before noise of the same size is drawn.
     contexts = max(len(side.vace) for side in conditions)

@@ -72,6 +72,7 @@ NATIVE_SHIFT = 8.0
 """What native ComfyUI samples a Wan model with where nothing sets a shift."""
 
 SPEED = "our runtime decides memory, compilation and attention itself (the Memory node chooses a backend)"
+BY_HAND = "put {} between model and sampler instead: its settings are counted differently"
 QUALITY = "the pack has no counterpart; the picture will differ a little"
 LEFT_OUT: dict[str, str] = {
     "TorchCompileModel": SPEED,
@@ -88,16 +89,16 @@ LEFT_OUT: dict[str, str] = {
     "LazyCache": f"steps are not skipped, so it takes longer: {QUALITY}",
     "TeaCache": f"steps are not skipped, so it takes longer: {QUALITY}",
     "WanVideoTeaCacheKJ": f"steps are not skipped, so it takes longer: {QUALITY}",
-    "CFGZeroStar": QUALITY,
+    "CFGZeroStar": BY_HAND.format("Wan Core CFG-Zero*"),
     "CFGNorm": QUALITY,
     "RescaleCFG": QUALITY,
     "UNetTemporalAttentionMultiply": QUALITY,
-    "SkipLayerGuidanceDiT": QUALITY,
-    "SkipLayerGuidanceDiTSimple": QUALITY,
-    "SkipLayerGuidanceWanVideo": QUALITY,
+    "SkipLayerGuidanceDiT": BY_HAND.format("Wan Core Skip-Layer Guidance"),
+    "SkipLayerGuidanceDiTSimple": BY_HAND.format("Wan Core Skip-Layer Guidance"),
+    "SkipLayerGuidanceWanVideo": BY_HAND.format("Wan Core Skip-Layer Guidance"),
     "WanVideoEnhanceAVideoKJ": QUALITY,
-    "WanVideoNAG": QUALITY,
-    "NAGuidance": QUALITY,
+    "WanVideoNAG": BY_HAND.format("Wan Core NAG"),
+    "NAGuidance": BY_HAND.format("Wan Core NAG"),
 }
 """Nodes between loader and sampler that the picture does without -> why."""
 
