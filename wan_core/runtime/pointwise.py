@@ -1,4 +1,4 @@
-"""The steps of a transformer block that are bound by memory, not by arithmetic: norms, rotations, gated sums.
+"""The steps of the networks that are bound by memory, not by arithmetic: norms, rotations, gated sums.
 
 One function each, in float32 inside, rounded once to what the next matrix product computes in. On CUDA each is a single
 Triton kernel where Triton is there and agrees with PyTorch on the first rows that it is given; else, and everywhere
@@ -71,12 +71,8 @@ def rms_silu(x_BCTHW: Tensor, gamma: Tensor, out_BCTHW: Tensor) -> None:
 
     Both have their channels last in memory; ``gamma`` holds one value a channel.
     """
-    wide = torch.promote_types(x_BCTHW.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(x_BCTHW, dim=1, keepdim=True, dtype=wide).clamp_min_(1e-12)
-    # The clamp keeps an all-zero pixel at 0 in float16, where sqrt(C) / 1e-12 would be infinite and 0 * inf NaN.
-    scale = (x_BCTHW.shape[1] ** 0.5 / norm).clamp_max_(torch.finfo(x_BCTHW.dtype).max).to(x_BCTHW.dtype)
-    torch.mul(x_BCTHW, scale, out=out_BCTHW)
-    F.silu(out_BCTHW.mul_(gamma), inplace=True)
+    x, out = x_BCTHW.movedim(1, -1), out_BCTHW.movedim(1, -1)
+    _run("rms_silu", x, (x, gamma.flatten(), out), out.dtype)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -122,6 +118,15 @@ def _rms_rotate(q, weight, cos, sin, heads, eps, out_dtype):
     return torch.view_as_real(pairs).flatten(-2).to(out_dtype)
 
 
+def _rms_silu(x, gamma, out):
+    wide = torch.promote_types(x.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).clamp_min_(1e-12)
+    # The clamp keeps an all-zero pixel at 0 in float16, where sqrt(C) / 1e-12 would be infinite and 0 * inf NaN.
+    scale = (x.shape[-1] ** 0.5 / norm).clamp_max_(torch.finfo(x.dtype).max).to(x.dtype)
+    torch.mul(x, scale, out=out)
+    return F.silu(out.mul_(gamma), inplace=True)
+
+
 def _turned(x_BLHD, cos, sin):
     even, odd = x_BLHD.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
@@ -133,6 +138,7 @@ TORCH: dict[str, Callable] = {
     "norm_affine": _norm_affine,
     "add_gated": _add_gated,
     "rms_rotate": _rms_rotate,
+    "rms_silu": _rms_silu,
 }
 """What every device can do."""
 
@@ -179,6 +185,8 @@ def _first_rows(name: str, one):
         return one
     if one.dtype == torch.int64:
         return one[:, :CHECK_ROWS].clone()
+    if one.ndim == 5:
+        return one[:1, :1, :1, :CHECK_ROWS].clone()
     is_per_token = one.ndim == 3 or (name == "rms_rotate" and one.ndim == 2)
     return (one[..., :CHECK_ROWS, :] if is_per_token else one).clone()
 

@@ -80,6 +80,24 @@ def _rms(
     tl.store(out_ptr + row * d + at, q, mask=mask)
 
 
+@triton.jit
+def _rms_silu(
+    x_ptr, out_ptr, gamma_ptr,
+    count, T, H, W, C, root, x_b, x_t, x_h, x_w, out_b, out_t, out_h, out_w,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    w, h, t, b = row % W, row // W % H, row // (W * H) % T, row // (W * H * T)
+    at = tl.arange(0, BLOCK)
+    mask = (row < count)[:, None] & (at < C)[None, :]
+    x_at = (b * x_b + t * x_t + h * x_h + w * x_w)[:, None] + at[None, :]
+    x = tl.load(x_ptr + x_at, mask=mask, other=0.0).to(tl.float32)
+    scale = root / tl.maximum(tl.sqrt(tl.sum(x * x, axis=1)), 1e-12)
+    y = x * scale[:, None] * tl.load(gamma_ptr + at, mask=at < C, other=0.0).to(tl.float32)[None, :]
+    out_at = (b * out_b + t * out_t + h * out_h + w * out_w)[:, None] + at[None, :]
+    tl.store(out_ptr + out_at, y / (1.0 + tl.exp(-y)), mask=mask)
+
+
 def _sizes(d: int) -> dict[str, int]:
     block = triton.next_power_of_2(d)
     return {"BLOCK": block, "num_warps": 4 if block <= 2048 else 8 if block <= 8192 else 16}
@@ -161,9 +179,28 @@ class _RmsRotate(_Kernel):
         return out.unflatten(-1, (heads, -1))
 
 
+class _RmsSilu(_Kernel):
+    """Several pixels a program: a pixel has a hundred to a thousand channels."""
+
+    VALUES = 4096
+
+    def takes(self, x, gamma, out) -> bool:
+        return x.stride(-1) == out.stride(-1) == 1 and x.shape[-1] <= self.VALUES
+
+    def launch(self, x, gamma, out) -> Tensor:
+        B, T, H, W, C = x.shape
+        block = triton.next_power_of_2(C)
+        rows, count = max(1, self.VALUES // block), B * T * H * W
+        _rms_silu[(triton.cdiv(count, rows),)](
+            x, out, gamma, count, T, H, W, C, C**0.5, *x.stride()[:4], *out.stride()[:4], ROWS=rows, BLOCK=block
+        )
+        return out
+
+
 KERNELS = {
     "norm_modulate": _NormModulate(),
     "norm_affine": _NormAffine(),
     "add_gated": _AddGated(),
     "rms_rotate": _RmsRotate(),
+    "rms_silu": _RmsSilu(),
 }

@@ -286,7 +286,7 @@ def test_triton_kernels_agree_with_pytorch_in_tritons_interpreter():
             "NO TRITON KERNEL IS TESTED: triton is not installed (641 MB, so not among the requirements). "
             "`pip install triton` here, or `python3 -m benchmarks.pointwise` on a machine with a CUDA card"
         )
-    assert child(INTERPRETED, TRITON_INTERPRET="1").split() == ["48"]
+    assert child(INTERPRETED, TRITON_INTERPRET="1").split() == ["56"]
 
 
 @torch.no_grad()
@@ -327,3 +327,21 @@ def kernel_arguments(case: Case, where: slice):
     yield "add_gated", (x, y, None, None)
     yield "rms_rotate", (y, case.weight, cos, sin, HEADS, EPS, case.dtype)
     yield "rms_rotate", (y, case.weight, None, None, HEADS, EPS, case.dtype)
+    pictures = torch.stack((case.x, case.y), dim=1)[:, :, None].to(case.dtype)
+    run = torch.zeros(len(pictures), 4, 1, where.stop - where.start, pictures.shape[-1], dtype=case.dtype)
+    yield "rms_silu", (pictures[..., where, :], case.weight, run[:, 2:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_rms_silu_fills_a_part_of_a_run_and_leaves_empty_pixels_empty(dtype):
+    torch.manual_seed(4)
+    x = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64).to(dtype).movedim(-1, 1)  # channels last in memory
+    x[:, :, 0, 0, 0] = 0
+    gamma = torch.rand(6, dtype=torch.float64).to(dtype)
+    run = torch.full((2, 5, 4, 5, 6), 7.0, dtype=dtype).movedim(-1, 1)
+    module.rms_silu(x, gamma.view(6, 1, 1, 1), run[:, :, 2:])
+    wide = x.double()
+    normed = torch.nn.functional.normalize(wide, dim=1) * 6**0.5 * gamma.double().view(6, 1, 1, 1)
+    limits = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+    assert error(run[:, :, 2:].double(), torch.nn.functional.silu(normed)) <= limits[dtype]
+    assert (run[:, :, 2, 0, 0] == 0).all() and (run[:, :, :2] == 7).all()

@@ -74,5 +74,6 @@ def test_the_command_tells_what_it_did_and_writes_what_it_made(tmp_path):
     done = run(str(tmp_path / "native.json"))
     assert done.returncode == 0
     assert json.loads(done.stdout)["s"]["class_type"] == "WanCoreSampler"
-    for words in ("KSampler s -> WanCoreSampler", "CFGZeroStar 3: the pack has no counterpart", "uni_pc becomes unipc"):
+    zero = "CFGZeroStar 3: put Wan Core CFG-Zero* between model and sampler"
+    for words in ("KSampler s -> WanCoreSampler", zero, "uni_pc becomes unipc"):
         assert words in done.stderr.decode()
