@@ -234,7 +234,7 @@ def comfy_vae(spec: dict) -> Built:
     vae = importlib.import_module("comfy.ldm.wan.vae")
     cfg, dtype = spec["config"], DTYPES[spec["dtype"]]
     with torch.device("meta"):
-        model = vae.WanVAE(dim=cfg["dim"], z_dim=cfg["z_dim"])
+        model = vae.WanVAE(dim=cfg["dim"], z_dim=cfg["z_dim"], temperal_downsample=list(cfg["temporal_downsample"]))
     _channels_last(_fill(model, _file(spec), lambda name: dtype), spec)
 
     def decode(x: Tensor) -> Tensor:

@@ -153,7 +153,8 @@ class CausalConv3d(nn.Conv3d):
         past = cache[self] = pixels_last(batch, channels, 2, height, width, like=x)
         past[:, :, 0].zero_()
         _fill(past[:, :, 1:], x, norm)
-        return F.conv3d(past[:, :, 1:], self.weight[:, :, -1:], self.bias, padding=self.padding)
+        flat = F.conv2d(past[:, :, 1], self.weight[:, :, -1], self.bias, padding=self.padding[1:])
+        return flat.unsqueeze(2)
 
 
 def _fill(out: Tensor, x: Tensor, norm: "RMSNorm | None") -> None:
