@@ -277,6 +277,10 @@ def measure(files: dict[str, bytes], env: setup_host.HostEnv, only: str) -> list
                 if lacking:
                     row.outcome, row.why = WAITING, f"no tiny model: {', '.join(lacking)}"
                     continue
+                strange = sorted({node["class_type"] for node in prompt.values()} - set(schemas))
+                if strange:
+                    row.outcome, row.why = WAITING, f"needs another pack: {', '.join(strange)}"
+                    continue
                 place(prompt, tree, tiny)
                 online = [node["class_type"] for node in prompt.values() if node["class_type"] in ONLINE]
                 row.why = f"stand-ins for {', '.join(sorted(set(online)))}" if online else ""
