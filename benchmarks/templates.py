@@ -10,8 +10,8 @@ Takes every template of the package ``comfyui-workflow-templates-json`` that enc
   pixels, 9 frames and 2 steps, with a drawn picture and a drawn video where it loads one;
 - decodes what was saved.
 
-Only templates of models that the pack does not have may miss. Nodes of online services stand for nothing here: what
-they would have made is replaced by the drawn picture, and said. The files of templates are not part of this project.
+Only templates of models that the pack does not have may miss. What a node of an online service would have made is
+replaced by the drawn picture or a prompt, and said. The templates themselves are not part of this project.
 """
 
 from __future__ import annotations
@@ -86,7 +86,13 @@ SMALL = {
     "resize_type.shorter_size": HEIGHT, "resize_type.megapixels": 0.01, "megapixels": 0.01,
 }  # fmt: skip
 # fmt: on
-ONLINE = {"GeminiImageNode", "GeminiNodeV3"}
+TEXT = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a red fox in snow"}}
+ONLINE = {
+    "GeminiImageNode": {"class_type": "LoadImage", "inputs": {"image": None}},
+    "GeminiNode": TEXT,
+    "GeminiNodeV3": TEXT,
+}
+"""Nodes of online services -> what stands in for them; None: the drawn picture."""
 DONE, WAITING, OUTSIDE = "converted and executed", "converted, not executed", "outside"
 
 
@@ -171,13 +177,13 @@ def converted(row: Row, document: dict, schemas: dict) -> dict | None:
 
 def small(prompt: dict, image: str, video: str) -> dict:
     """The same graph at a small size."""
-    pictures = {"1": {"class_type": "LoadImage", "inputs": {"image": image}}}
     made = {}
     for key, node in prompt.items():
         kind, inputs = node["class_type"], dict(node["inputs"])
         if kind in ONLINE:
-            made[key] = pictures["1"]
-            continue
+            kind, inputs = ONLINE[kind]["class_type"], dict(ONLINE[kind]["inputs"])
+        if not isinstance(inputs.get("bit_depth", 8), int):
+            del inputs["bit_depth"]  # of a newer Create Video than this host has
         inputs |= {name: value for name, value in SMALL.items() if name in inputs}
         if kind == "WanCoreSampler":
             inputs |= {"steps": STEPS, "start_step": 0, "end_step": 10000}
@@ -226,7 +232,8 @@ def execute(row: Row, prompt: dict, url: str, folder: Path) -> None:
     try:
         paths = api_client.download(url, api_client.run(url, prompt), folder)
         row.saved = [_read(path) for path in paths]
-        row.outcome = DONE if row.saved else "saved nothing"
+        wanted = sum(node["class_type"].startswith("Save") for node in prompt.values())
+        row.outcome = DONE if row.saved and len(row.saved) == wanted else f"saved {len(row.saved)} of {wanted}"
     except (api_client.JobError, OSError, ValueError) as reason:
         row.outcome, row.why = "failed", str(reason)
     row.seconds = round(time.monotonic() - began, 1)
@@ -270,9 +277,13 @@ def measure(files: dict[str, bytes], env: setup_host.HostEnv, only: str) -> list
                 if lacking:
                     row.outcome, row.why = WAITING, f"no tiny model: {', '.join(lacking)}"
                     continue
+                strange = sorted({node["class_type"] for node in prompt.values()} - set(schemas))
+                if strange:
+                    row.outcome, row.why = WAITING, f"needs another pack: {', '.join(strange)}"
+                    continue
                 place(prompt, tree, tiny)
                 online = [node["class_type"] for node in prompt.values() if node["class_type"] in ONLINE]
-                row.why = f"without {', '.join(online)}" if online else ""
+                row.why = f"stand-ins for {', '.join(sorted(set(online)))}" if online else ""
                 execute(row, small(prompt, image, video), host.url, Path(folder) / "saved")
                 sys.stderr.write(f"[templates] {name}: {row.outcome} {row.seconds} s {row.why}\n")
     return rows

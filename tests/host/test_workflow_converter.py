@@ -14,7 +14,11 @@ from wan_core.workflows.widgets import NATIVE, ON_THE_PAGE_ONLY, named_places
 
 CLOSE = 1e-3
 SIZE = {"width": 64, "height": 64, "length": 9, "batch_size": 1}
-NEWER = {"CreateVideo": ["bit_depth"], "SaveVideo": ["format", "codec"]}
+NEWER = {
+    "CreateVideo": ["bit_depth"],
+    "SaveVideo": ["format", "codec"],
+    "ImageScaleToTotalPixels": ["resolution_steps"],
+}
 """Widgets that one of the hosts does not have, or has inside another one."""
 
 
