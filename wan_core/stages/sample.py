@@ -21,6 +21,7 @@ from ..runtime.memory import dit_work
 from ..runtime.ports import Ports
 from ..runtime.stay import Stay, Stop
 from ..sampling.experts import by_boundary, by_step, expert_names
+from ..sampling.guidance import check_scale
 from ..sampling.guidance_options import PLAIN, GuidanceOptions, StepGuidance, guided_by
 from ..sampling.loras import changes_at
 from ..sampling.noise import SEEDS, initial_noise, leave_off, noisy_start, step_noise, take_up
@@ -434,6 +435,8 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
         cond = replace(cond, negative=NegativeText(text=uncond.text, text_bias=uncond.text_bias, nag=options.nag))
 
     def guided(scale: float) -> Denoise:
+        if options.over_steps is None:
+            check_scale(scale, uncond is not None)  # also where no step of this run has it
         return guided_by(
             predict, cond, uncond,
             at=lambda index: options.at(index, steps, scale),
