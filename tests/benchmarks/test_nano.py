@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import nano
+from benchmarks import nano, nano_guidance
 from benchmarks.nano_judge import judge
 from benchmarks.nano_run import Family, Files, Run, make, score
 
@@ -100,3 +100,11 @@ def test_the_picture_counts_and_not_what_the_words_say_of_it(pictures):
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(family):
     assert nano.check_same(family, 8)["equal"] == 1
+
+
+@pytest.mark.slow
+def test_nag_keeps_away_from_a_negative_prompt_at_guidance_1_where_nothing_else_does(family):
+    rows = {name: nano_guidance.AVOIDS[name] for name in ("guidance 1", "1, NAG")}
+    report = nano_guidance.measure(family, 24, rows, against=True, told=lambda text: None)
+    without, with_nag = (np.mean([report[name][field] for field in ("color", "motion")]) for name in rows)
+    assert without >= 8 and with_nag <= 4, report

@@ -505,6 +505,8 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
         cond = replace(cond, negative=NegativeText(text=uncond.text, text_bias=uncond.text_bias, nag=options.nag))
 
     def guided(scale: float) -> Denoise:
+        if options.over_steps is None:
+            check_scale(scale, uncond is not None)  # also where no step of this run has it
         return guided_by(
             predict, cond, uncond,
             at=lambda index: options.at(index, steps, scale),

@@ -11,7 +11,9 @@ from tests.wan_core.stages.test_plan import machine
 from tests.wan_core.stages.test_sample import SHAPE, CancelledError, condition, start
 from tests.wan_core.stages.test_streaming import PLANS
 from wan_core.errors import InputError
+from wan_core.runtime.memory import Rates, fixed_work
 from wan_core.runtime.ports import PlainMemory, Ports
+from wan_core.runtime.stay import Stay, Stop
 from wan_core.stages import guidance as stage
 from wan_core.stages import plan
 from wan_core.stages.sample import Settings, StartLatent, sample
@@ -127,6 +129,19 @@ def test_steps_that_stand_still_leave_the_noise_and_read_no_block():
     assert torch.equal(seen[0][1], seen[1][1]) and not torch.equal(seen[1][1], seen[2][1])
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_step_without_a_prediction_between_others_keeps_the_walks_in_order(together):
+    weights = tiny.model("t2v-1.3b").high
+    stops = [Stop(weights=weights, passes=passes) for passes in (2, 0, 3, 1)]
+    ports = Ports(memory=Planned(1, together=together))
+    with Stay(stops, replace(fixed_work(0), passes=3), ports) as stay:
+        assert stay.plan.together == together
+        for number, stop in enumerate(stops):
+            for again in range(min(1, stop.passes) if together else stop.passes):
+                module, walk = stay.begin(number, again)
+                assert len(list(walk(module.blocks))) == 3
+
+
 def test_nag_makes_the_negative_prompt_matter_at_guidance_1_in_one_pass():
     model, calls = tiny.model("t2v-1.3b"), []
     once = replace(STEPS, guidance_high=1.0)
@@ -196,7 +211,10 @@ def test_the_sampler_says_what_is_on():
 def planned(model, settings=STEPS):
     row = model.variant
     latent = StartLatent(samples=torch.zeros(1, row.latent.channels, 5, 16, 16))
-    return plan.plan_run(plan.Parts(model=model), latent, settings, machine())
+    free = Rates(matmul=1e9, attention=1e9, link=float("inf"))  # weights come at no cost: passes are all that counts
+    return plan.plan_run(
+        plan.Parts(model=model), latent, settings, replace(machine(), rates_of=lambda device, dtype: free)
+    )
 
 
 def test_the_plan_of_a_run_counts_the_passes_that_it_makes():
