@@ -12,7 +12,7 @@ from benchmarks.lora_dialects import make
 from tests import tiny
 from tests.wan_core.runtime.memories import Planned, SmallDevice
 from wan_core.errors import InputError, MismatchError, NonFiniteError
-from wan_core.runtime.memory import CHUNKS
+from wan_core.runtime.memory import smallest_bytes
 from wan_core.runtime.ports import PlainMemory, Ports
 from wan_core.sampling.loras import constant, parse_strength
 from wan_core.sampling.noise import initial_noise
@@ -93,6 +93,8 @@ def test_predictors_of_one_model_take_turns(memory):
     first, second = predictor(model=model, memory=memory), predictor(model=model, memory=memory)
     alone = first.predict(asked(0.9)), first.predict(asked(0.4))
     first.close()
+    first.predict(asked(0.9)), second.predict(asked(0.9))
+    assert first.smallest_work_bytes(2, *SHAPE[2:]) > second.smallest_work_bytes(2, *SHAPE[2:]) == 0, "both hold it"
     turns = first.predict(asked(0.9)), second.predict(asked(0.9)), first.predict(asked(0.4)), second.predict(asked(0.4))
     assert torch.equal(turns[0], alone[0]) and torch.equal(turns[1], alone[0])
     assert torch.equal(turns[2], alone[1]) and torch.equal(turns[3], alone[1])
@@ -178,11 +180,12 @@ def test_weights_that_a_host_took_off_are_brought_back():
 def test_the_models_own_budget_and_attention_hold_here_too():
     """As Wan Core Memory sets them."""
     told: list[str] = []
-    base, half = tiny.model("t2v-1.3b"), tiny.model("t2v-1.3b").high.sizes().total // 2
-    maker = predictor(model=base)
-    whole, work = maker.predict(asked()), maker._work(*SHAPE[:1], *SHAPE[2:]).bytes_at(CHUNKS[-1], False)
-    options = RunOptions(budget_bytes=work + half, attention="nowhere")
-    made = predictor(model=replace(base, options=options), told=told).predict(asked())
+    model = tiny.model("t2v-1.3b")
+    maker = predictor(model=model)
+    whole = maker.predict(asked())
+    least = smallest_bytes(model.high.sizes(), 1, maker._work(SHAPE[0], *SHAPE[2:]))
+    options = RunOptions(budget_bytes=least, attention="nowhere")
+    made = predictor(model=replace(model, options=options), told=told).predict(asked())
     torch.testing.assert_close(made, whole, atol=1e-5, rtol=1e-5)
     assert any("Streams" in sentence for sentence in told), told
     assert any("'nowhere' is not installed" in sentence for sentence in told), told
