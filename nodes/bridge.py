@@ -16,6 +16,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..wan_core.errors import InputError, MismatchError
+from ..wan_core.sampling.guidance_options import PLAIN
 from ..wan_core.stages.load import ModelHandle
 from ..wan_core.stages.predict import Asked, Predictor
 from ..wan_core.variants import Feature, WanVariant
@@ -57,6 +58,10 @@ def _refuses(sentence: str):
         raise MismatchError(sentence)
 
     return refuse
+
+
+BRIDGED = {Feature.CONCAT, Feature.CLIP, Feature.LAST_FRAME, Feature.FIRST_FRAME, Feature.BLANK}
+"""What a model may take beside the text to be driven by a native sampler."""
 
 
 class Network(torch.nn.Module):
@@ -202,6 +207,13 @@ def to_native(model: ModelHandle, side: str | None = None, boundary: float | Non
         side: ``high`` or ``low``: one expert of a pair alone. None: the model, or both experts changed by noise level.
         boundary: sigma at and above which the high-noise expert works; None: the model's own.
     """
+    beyond = model.variant.features - BRIDGED
+    if beyond:
+        named = ", ".join(sorted(feature.value for feature in beyond))
+        raise MismatchError(
+            f"{model.variant.title} takes more than native samplers hand over ({named}). Sample with the Wan Core "
+            "Sampler, which reads the native conditioning nodes of this model."
+        )
     predictor = Predictor(model, host_ports(), side=side, boundary=boundary)
     made = _native_model(model.variant)
     made.diffusion_model = Network(predictor)
@@ -265,6 +277,11 @@ class ToModel(io.ComfyNode):
         if not 0 <= boundary <= 1:  # true for NaN too
             raise InputError(f"boundary must be from 0 (the model's own) to 1; got {boundary}. Wan uses 0.9.")
         both = to_native(model, boundary=boundary or None)
+        if model.guidance != PLAIN:
+            run.notify(
+                "The guidance nodes on this model do nothing here: guidance is the native sampler's. Use the Wan Core "
+                "Sampler for them."
+            )
         if model.low is None:
             stop = ExecutionBlocker(
                 f"{model.name} is one model, not a pair: it has no experts by themselves. Connect the output MODEL."

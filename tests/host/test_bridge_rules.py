@@ -151,6 +151,23 @@ def test_experts_of_a_model_that_has_none_are_refused_by_the_file_name(client, t
     assert f"{tiny_files['t2v'].name} is one model, not a pair" in str(refused.value), str(refused.value)
 
 
+@pytest.mark.parametrize("role", ["vace", "fun_control", "fun_camera"])
+def test_models_that_take_more_than_native_samplers_give_are_refused(client, tiny_files, role):
+    graph = Graph()
+    graph.dump(video(graph, tiny_files, bridge(graph, our_model(graph, tiny_files, role))), "never")
+    with pytest.raises(api_client.JobError, match="Sample with the Wan Core Sampler"):
+        client.run(graph.prompt)
+
+
+def test_guidance_nodes_say_that_a_native_sampler_does_not_ask_them(client, tiny_files):
+    graph = Graph()
+    model = graph.add("WanCoreGuidanceCFGZero", model=our_model(graph, tiny_files, "t2v"), rescale=True, zero_steps=1)
+    door = graph.add("WanCoreToModel", model=model, boundary=0.0)
+    graph.dump(video(graph, tiny_files, door.wire(0)), "told")
+    outputs = client.run(graph.prompt)["outputs"]
+    assert "guidance nodes on this model do nothing here" in json.dumps(outputs[door.number])
+
+
 def test_a_text_of_another_width_is_refused_as_by_our_sampler(client, tiny_files):
     graph = Graph()
     model = shifted(graph, bridge(graph, our_model(graph, tiny_files, "i2v_high")), 5.0)
