@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         commands.check_numbers(args)
+        commands.choose_precision(args)
         paths = commands.COMMANDS[args.kind].run(args)
     except (WanError, OSError) as error:
         sys.stderr.write(f"{error}\n")

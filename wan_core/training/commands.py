@@ -18,6 +18,7 @@ from ..stages.load import ModelHandle, load_model, load_text_encoder, load_vae
 from ..variants import LATENT_21, LatentSpec
 from ..weights.checkpoint import open_checkpoint
 from ..weights.load import read_raw
+from ..weights.precision import has_bf16
 from .clips import Clips, ClipSize, InMemory, open_clips
 from .data_set import DataSet, fingerprint
 from .dit_task import DitSettings, DitTask
@@ -72,7 +73,12 @@ def common_options(parser: argparse.ArgumentParser, command: Command) -> None:
     parser.add_argument(
         "--ema", type=float, default=usual.ema, help="decay of the averaged weights, which are exported"
     )
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="bf16: autocast")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="bf16: autocast; auto: bf16 where the device multiplies it in hardware, else fp32, which is faster there",
+    )
     parser.add_argument("--compile", action="store_true", help="fused kernels: faster steps, needs a C++ compiler")
     often = LoopSettings(steps=0)
     parser.add_argument("--accumulate", type=int, default=often.accumulate, help="batches per step")
@@ -88,6 +94,13 @@ def check_numbers(args: argparse.Namespace) -> None:
             value = vars(args).get(name)
             if value is not None and not holds(value):
                 raise InputError(f"--{name.replace('_', '-')} must be {rule}; got {value}.")
+
+
+def choose_precision(args: argparse.Namespace) -> None:
+    """Put bf16 or fp32 in the place of ``auto``."""
+    if args.precision == "auto":
+        device = _device(getattr(args, "device", "cpu"))
+        args.precision = "bf16" if has_bf16(device) else "fp32"
 
 
 def _settings(args: argparse.Namespace, steps: int) -> tuple[LoopSettings, OptimSettings]:

@@ -1,5 +1,6 @@
 """What the command line takes, what it refuses before anything is encoded, and whether its files are model files."""
 
+import argparse
 import json
 import re
 from dataclasses import replace
@@ -191,3 +192,14 @@ def test_another_vae_of_the_same_name_is_another_run(files, tmp_path, capsys):
     other["vae"].write_bytes(data)
     said = says(capsys, dit_command(tmp_path / "out", files | {"vae": other["vae"]}, "--phases", "5x2x1"))
     assert "other settings (vae" in said
+
+
+@pytest.mark.parametrize(("native", "asked", "got"), [
+    (True, "auto", "bf16"), (False, "auto", "fp32"), (False, "bf16", "bf16"), (True, "fp32", "fp32"),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["vae", "dit", "lora"])
+def test_it_computes_in_bf16_by_itself_only_where_the_device_can(monkeypatch, kind, native, asked, got):
+    monkeypatch.setattr(commands, "has_bf16", lambda device: native)
+    given = argparse.Namespace(precision=asked, **({"device": "cpu"} if kind == "lora" else {}))
+    commands.choose_precision(given)
+    assert given.precision == got
