@@ -19,7 +19,7 @@ from ..wan_core.errors import InputError, MismatchError
 from ..wan_core.sampling.guidance_options import PLAIN
 from ..wan_core.stages.load import ModelHandle
 from ..wan_core.stages.predict import Asked, Predictor
-from ..wan_core.variants import Feature, WanVariant
+from ..wan_core.variants import NATIVE_FEATURES, Feature, WanVariant
 from .host import NodeRun, host_ports
 from .wires import Model
 
@@ -58,10 +58,6 @@ def _refuses(sentence: str):
         raise MismatchError(sentence)
 
     return refuse
-
-
-BRIDGED = {Feature.CONCAT, Feature.CLIP, Feature.LAST_FRAME, Feature.FIRST_FRAME, Feature.BLANK}
-"""What a model may take beside the text to be driven by a native sampler."""
 
 
 class Network(torch.nn.Module):
@@ -207,7 +203,7 @@ def to_native(model: ModelHandle, side: str | None = None, boundary: float | Non
         side: ``high`` or ``low``: one expert of a pair alone. None: the model, or both experts changed by noise level.
         boundary: sigma at and above which the high-noise expert works; None: the model's own.
     """
-    beyond = model.variant.features - BRIDGED
+    beyond = model.variant.features - NATIVE_FEATURES
     if beyond:
         named = ", ".join(sorted(feature.value for feature in beyond))
         raise MismatchError(

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..wan_core.grid import MAX_FRAMES, MAX_SIDE, grid_of
 from ..wan_core.stages import vae as vae_stage
 from .host import NodeRun
-from .wires import Model, VaeWire, references_before, vae_spec
+from .wires import Model, VaeWire, vae_spec, without_references
 
 
 def size_inputs() -> list[io.WidgetInput]:
@@ -99,10 +99,7 @@ class VAEDecode(io.ComfyNode):
     @classmethod
     def execute(cls, samples, vae) -> io.NodeOutput:
         run, spec = NodeRun(cls), vae_spec(vae)
-        latent = samples["samples"]
-        if before := references_before(samples):
-            run.notify(f"The {before} latent frames of reference pictures before the clip are cut off.")
-            latent = latent[:, :, before:]
+        latent = without_references(samples, run.notify)
         vae_stage.check_channels(spec, latent.shape[1])
         if isinstance(vae, VaeWire):
             frames = vae_stage.decode(vae.handle, latent, run.ports)

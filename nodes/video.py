@@ -17,7 +17,7 @@ from ..wan_core.stages import vae as vae_stage
 from ..wan_core.stages import video_file
 from ..wan_core.stages.video_file import Cut
 from .host import NodeRun, file_state, input_video, input_videos, job_tags, save_place
-from .wires import VaeWire, vae_spec
+from .wires import VaeWire, vae_spec, without_references
 
 KEPT = "The latent is kept: mend this and run again, and only the decode is repeated."
 
@@ -68,7 +68,7 @@ class SaveVideo(io.ComfyNode):
     @classmethod
     def execute(cls, vae, latent, filename_prefix, fps, codec, quality, audio=None) -> io.NodeOutput:
         run, spec = NodeRun(cls), vae_spec(vae)
-        samples = latent["samples"]
+        samples = without_references(latent, run.notify)
         vae_stage.check_channels(spec, samples.shape[1])
         codec_of(codec)
         scale = spec.stride_hw

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..wan_core.conditioning.vace import VaceContext, with_empty_references
 from ..wan_core.errors import InputError, MismatchError
+from ..wan_core.runtime.ports import Notify
 from ..wan_core.stages import image, text, vae
 from ..wan_core.stages.load import ClipVisionHandle, TextEncoderHandle, VaeHandle
 from ..wan_core.stages.sample import Condition, StartLatent
@@ -183,7 +184,8 @@ def read_conditioning(conditioning: list, side: str) -> Condition:
     if len(conditioning) != 1:
         raise InputError(
             f"The {side} conditioning has {len(conditioning)} entries; the sampler takes one. Remove the node that "
-            "combines conditionings, or sample with native KSampler behind Wan Core Model to MODEL."
+            "combines conditionings, or (not VACE, Fun Control and Fun Camera) sample with native KSampler behind Wan "
+            "Core Model to MODEL."
         )
     cross_attn, extra = conditioning[0]
     unknown = [
@@ -372,6 +374,15 @@ def references_before(latent: dict) -> int:
     """Latent frames of reference pictures before the clip; 0 where another node (TrimVideoLatent) has cut frames."""
     count, total = latent.get(REFERENCES) or (0, 0)
     return count if latent["samples"].ndim == 5 and latent["samples"].shape[2] == total else 0
+
+
+def without_references(latent: dict, notify: Notify) -> Tensor:
+    """The samples of the clip alone: latent frames of reference pictures before it are cut off, and that is said."""
+    samples, before = latent["samples"], references_before(latent)
+    if before:
+        notify(f"The {before} latent frames of reference pictures before the clip are cut off.")
+        samples = samples[:, :, before:]
+    return samples
 
 
 def write_latent(source: dict, samples: Tensor, fps: int) -> dict:

@@ -183,7 +183,14 @@ def test_our_decoder_cuts_reference_pictures_off_once(client, tiny_files, pictur
     graph.dump(graph.add("WanCoreVAEDecode", samples=made, vae=vae), f"vace_cut_{sampler}_by_itself")
     graph.dump(graph.add("WanCoreVAEDecode", samples=cut, vae=vae), f"vace_cut_{sampler}_before")
     graph.dump(graph.add("VAEDecode", samples=cut, vae=vae), f"vace_cut_{sampler}_native")
+    saved = graph.add(
+        "WanCoreSaveVideo", vae=vae, latent=made, filename_prefix=f"vace_cut_{sampler}", fps=0.0, codec="ffv1",
+        quality="high",
+    )  # fmt: skip
+    images = graph.add("GetVideoComponents", video=saved)
+    graph.dump(images, f"vace_cut_{sampler}_file")
     client.run(graph.prompt)
+    assert dumped(client.host.output_dir, f"vace_cut_{sampler}_file").shape == (FRAMES, 64, 64, 3)
     by_itself, before, native = (
         dumped(client.host.output_dir, f"vace_cut_{sampler}_{name}") for name in ("by_itself", "before", "native")
     )

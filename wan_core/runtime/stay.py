@@ -130,7 +130,8 @@ class Stay:
             if self._placed is not None and self._placed.where.type == "cpu":
                 self._placed.wear({})  # what it wears at home is a copy of its weights
             # On a card both experts of a pair are brought at once: their change then costs nothing.
-            others = [one for one in self.weights if one is not stop.weights and self._placed is None]
+            later = {one.weights for one in self.stops[self._number :]}  # an expert may have no step that computes
+            others = [one for one in self.weights if one in later - {stop.weights} and self._placed is None]
             for weights in (*(others if self.device.type != "cpu" else ()), stop.weights):
                 weights.prepare(next(one.changes for one in self.stops[self._number :] if one.weights is weights))
                 self._ports.memory.place(weights, self.plan.work_bytes)

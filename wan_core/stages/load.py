@@ -288,6 +288,13 @@ def dit_shapes(config: DitConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in build_dit(config).state_dict().items()}
 
 
+@lru_cache(maxsize=8)
+def dit_places(config: DitConfig) -> dict[str, int]:
+    """Path of every block of a transformer -> its number in the order in which they are walked."""
+    with torch.device("meta"), _WithoutValues():
+        return walked_places(build_dit(config))
+
+
 def _is_lone_expert(path: Path, rows: tuple[WanVariant, ...], variant: str) -> bool:
     """Whether a file that could also be a single model is meant as one expert of a pair: by its name, or as asked."""
     pairs = [row.name for row in rows if row.experts == 2]

@@ -16,13 +16,13 @@ from ..grid import PATCH_HW, pixel_frames
 from ..runtime.links import PIECE_BYTES, PIECES
 from ..runtime.memory import Rates, ResidencyPlan, WeightSizes, Work, dit_work, fixed_work, umt5_work
 from ..runtime.ports import Memory
-from ..runtime.residency import Resident
+from ..runtime.residency import Resident, block_path
 from ..sampling.loras import AddedLora
 from ..variants import Feature, WanVariant
 from ..weights.checkpoint import PICKLE_SUFFIXES
 from . import sample
 from .guidance import check_guidance
-from .load import ClipVisionHandle, ModelHandle, TextEncoderHandle, VaeHandle
+from .load import ClipVisionHandle, ModelHandle, TextEncoderHandle, VaeHandle, dit_places
 from .plan_report import RunPlan, StagePlan
 from .text import TEXT_ROWS
 from .vae import check_channels
@@ -89,8 +89,9 @@ def plan_run(
         stages.append(_text(parts.text_encoder, machine))
     if parts.clip_vision is not None and Feature.CLIP in variant.features:
         stages.append(_clip_vision(parts.clip_vision, machine))
-    if parts.vae is not None and _needs_encode(variant, start):
-        stages.append(_vae("encode", parts.vae, start, machine))
+    encodes = _encodes(variant, start)
+    if parts.vae is not None and encodes:
+        stages.append(_vae("encode", parts.vae, start, machine, encodes))
     stages.append(_sampler(parts.model, start, plan, machine))
     if parts.vae is not None:
         stages.append(_vae("decode", parts.vae, start, machine))
@@ -137,11 +138,16 @@ def _absent(parts: Parts) -> list[str]:
         notes.append(f"{title} takes CLIP vision features and none are connected; with them it follows the picture.")
     if not takes_clip and parts.clip_vision is not None:
         notes.append(f"{title} has no CLIP branch: the CLIP vision encoder is not used (harmless).")
+    if Feature.VACE in parts.model.variant.features:
+        notes.append("Counted with one VACE context; each more takes memory and time of its own.")
     return notes
 
 
-def _needs_encode(variant: WanVariant, start: sample.StartLatent) -> bool:
-    return bool({Feature.CONCAT, Feature.START} & variant.features) or start.noise_mask is not None
+def _encodes(variant: WanVariant, start: sample.StartLatent) -> int:
+    """Clips that are encoded before the run: VACE takes what is kept and what is made anew, Fun Control a start too."""
+    if {Feature.VACE, Feature.CONTROL} & variant.features:
+        return 2
+    return int(bool({Feature.CONCAT, Feature.START} & variant.features) or start.noise_mask is not None)
 
 
 def _all_weights(parts: Parts) -> list[Resident]:
@@ -201,6 +207,7 @@ def _sampler(model: ModelHandle, start: sample.StartLatent, plan: sample.Plan, m
         steps=sum(count > 0 for count in per_step),
         budget_bytes=model.options.budget_bytes,
         loras=model.loras,
+        places=dit_places(model.variant.dit),
     )
 
 
@@ -213,10 +220,14 @@ def _walked(
     steps: int = 1,
     budget_bytes: int | None = None,
     loras: Sequence[AddedLora] = (),
+    places: Mapping[str, int] | None = None,
 ) -> StagePlan:
-    """A network whose blocks are walked, ``walks`` times in all; what its :class:`Stay` would plan."""
+    """A network whose blocks are walked, ``walks`` times in all; what its :class:`Stay` would plan.
+
+    ``places``: path of a block -> when it is walked, for ``loras``.
+    """
     first = weights[0]
-    sizes = _with_loras(first.sizes(), loras)
+    sizes = _with_loras(first.sizes(), loras, places or {})
     rates = machine.rates_of(first.device, first.compute_dtype)
     budget = machine.budget_of(first.device)
     room = machine.host_bytes if budget is None else budget
@@ -261,29 +272,28 @@ def _seconds(
     return max(computing, moving) + experts * (sizes.rest + len(plan.kept) * sizes.largest) / rates.link
 
 
-def _with_loras(sizes: WeightSizes, loras: Sequence[AddedLora]) -> WeightSizes:
+def _with_loras(sizes: WeightSizes, loras: Sequence[AddedLora], places: Mapping[str, int]) -> WeightSizes:
     """Each block with the LoRAs of the heavier expert, which travel with it."""
     if not sizes.blocks:
         return sizes
-    more = [_lora_bytes(loras, side, len(sizes.blocks)) for side in ("high", "low")]
+    more = [_lora_bytes(loras, side, places, len(sizes.blocks)) for side in ("high", "low")]
     return replace(sizes, blocks=tuple(size + max(added) for size, *added in zip(sizes.blocks, *more)))
 
 
-def _lora_bytes(loras: Sequence[AddedLora], side: str, count: int) -> list[int]:
+def _lora_bytes(loras: Sequence[AddedLora], side: str, places: Mapping[str, int], count: int) -> list[int]:
     """Bytes of LoRA tensors for each block of an expert, from the headers of their files."""
     found = [0] * count
     for fit in (getattr(lora, side) for lora in loras):
         for change in () if fit is None else fit.changes:
-            first, _, after = change.target.partition(".")
-            index = after.partition(".")[0]
-            if first == "blocks" and index.isdigit() and int(index) < count:
+            place = places.get(block_path(change.target))
+            if place is not None and place < count:
                 header = fit.file.checkpoint.header
-                found[int(index)] += sum(header[name].nbytes for name in change.names.values())
+                found[place] += sum(header[name].nbytes for name in change.names.values())
     return found
 
 
-def _vae(direction: str, vae: VaeHandle, start: sample.StartLatent, machine: Machine) -> StagePlan:
-    """Weights whole on the device, and one latent frame after another, whole or in parts."""
+def _vae(direction: str, vae: VaeHandle, start: sample.StartLatent, machine: Machine, times: int = 1) -> StagePlan:
+    """Weights whole on the device, and one latent frame after another, whole or in parts; ``times`` clips."""
     batch, _, frames, height, width = start.samples.shape
     weights = vae.weights
     rates = machine.rates_of(weights.device, weights.compute_dtype)
@@ -306,7 +316,7 @@ def _vae(direction: str, vae: VaeHandle, start: sample.StartLatent, machine: Mac
         host_mapped_bytes=0,
         host_private_bytes=0,
         placement=AT_HOME if budget is None else f"All weights on the device, the picture {split.grid}.",
-        seconds=batch * flops / (share * rates.matmul),
+        seconds=times * batch * flops / (share * rates.matmul),
     )
     return _in_host(stage, machine, streams=False)
 

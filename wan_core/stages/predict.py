@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor
 
-from ..conditioning.clip_tokens import clip_context
+from ..conditioning.clip_tokens import blank_context, clip_context
 from ..conditioning.text import folded, text_context
 from ..errors import InputError
 from ..grid import PATCH_HW
@@ -85,8 +85,11 @@ class Predictor:
         text, bias = text_context(asked.text.float(), cfg, batch), None
         if self.device.type == "cpu":
             text, bias = folded(text, cfg)
-        has_clip = Feature.CLIP in self.model.variant.features and asked.clip is not None
-        clip = clip_context(asked.clip.float(), cfg, batch) if has_clip else None
+        features, clip = self.model.variant.features, None
+        if Feature.CLIP in features and asked.clip is not None:
+            clip = clip_context(asked.clip.float(), cfg, batch)
+        elif Feature.BLANK in features:
+            clip = blank_context(cfg, batch).to(asked.x.device)
         t = asked.t
         if t.ndim == 2:
             t = t.repeat_interleave(-(-height // PATCH_HW) * -(-width // PATCH_HW), dim=1)

@@ -31,7 +31,7 @@ from ..sampling.loras import changes_at
 from ..sampling.noise import SEEDS, initial_noise, leave_off, noisy_start, step_noise, take_up
 from ..sampling.sigmas import Schedule, Step, from_sigmas, make_schedule
 from ..sampling.solvers import DEFAULT_SCHEDULE, SOLVERS, Denoise, StepResult
-from ..variants import Feature, WanVariant
+from ..variants import NATIVE_FEATURES, Feature, WanVariant
 from .guidance import check_guidance
 from .load import ModelHandle
 
@@ -218,8 +218,9 @@ def sample(
             f"{variant.title} takes its picture in the latent and beside the noise; here it is in the latent alone. "
             "Connect the model to Wan Core Image to Video, or use Wan Core Fun Control or Camera Control."
         )
-    for scale in (plan.guidance_high, plan.guidance_low):  # of both experts, whether or not each has a step to do
-        check_scale(scale, has_negative=True)
+    for scale in (plan.guidance_high, *(() if model.low is None else (plan.guidance_low,))):
+        # Of both experts, whether or not each has a step to do.
+        check_scale(scale, negative is not None or model.guidance.over_steps is not None)
     check_guidance(model.guidance, step_guidance(model, plan), negative is not None, ports.notify)
     # All inputs are good. What a host cannot hold it refuses here, before noise of the same size is drawn.
     contexts = max(len(side.vace) for side in conditions)
@@ -315,9 +316,10 @@ def _clean_frames(start: StartLatent, given: Tensor, variant: WanVariant) -> Cle
     if not isinstance(mask, Tensor) or mask.ndim < 3 or 0 in mask.shape:
         raise InputError(f"The noise mask must be [frames, height, width]; got {list(getattr(mask, 'shape', []))}.")
     if Feature.FIRST_FRAME not in variant.features:
+        other = variant.features <= NATIVE_FEATURES
         raise MismatchError(
             f"The latent carries a noise mask (inpainting), which the sampler does not do with {variant.title} yet. "
-            "Remove the mask, or sample with native KSampler behind Wan Core Model to MODEL."
+            "Remove the mask" + (", or sample with native KSampler behind Wan Core Model to MODEL." if other else ".")
         )
     frames = given.shape[2]
     per_frame = mask.reshape(mask.shape[0], -1, *mask.shape[-3:])[0, 0] if mask.ndim >= 4 else mask[:1]
@@ -418,15 +420,18 @@ def _vace(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> tupl
 
 def _check_sides(positive: Condition, negative: Condition | None, ports: Ports) -> None:
     """A picture on one side only is guided away from or towards: nearly always a forgotten wire."""
-    sides = {"positive": positive, "negative": negative}
-    given = [name for name, side in sides.items() if side is not None and side.known_latent is not None]
-    if negative is not None and len(given) == 1:
-        ports.notify(
-            f"Only the {given[0]} conditioning carries the image. Connect both outputs of the image-to-video node."
-        )
-    given = [name for name, side in sides.items() if side is not None and side.vace]
-    if negative is not None and len(given) == 1:
-        ports.notify(f"Only the {given[0]} conditioning carries VACE contexts. Connect both outputs of the VACE node.")
+    if negative is None:
+        return
+    carried = {
+        "known_latent": ("the image", "image-to-video"), "control_latent": ("the control video", "Fun Control"),
+        "reference": ("the reference picture", "Fun Control"), "camera": ("the camera path", "camera"),
+        "vace": ("VACE contexts", "VACE"),
+    }  # fmt: skip
+    for name, (what, node) in carried.items():
+        has = [getattr(side, name) is not None and getattr(side, name) != () for side in (positive, negative)]
+        if has[0] != has[1]:
+            only = "positive" if has[0] else "negative"
+            ports.notify(f"Only the {only} conditioning carries {what}. Connect both outputs of the {node} node.")
 
 
 def extra_frames(variant: WanVariant) -> int:
@@ -505,8 +510,6 @@ def _denoiser(model: ModelHandle, conditions: list[_Inputs], plan: Plan, clean: 
         cond = replace(cond, negative=NegativeText(text=uncond.text, text_bias=uncond.text_bias, nag=options.nag))
 
     def guided(scale: float) -> Denoise:
-        if options.over_steps is None:
-            check_scale(scale, uncond is not None)  # also where no step of this run has it
         return guided_by(
             predict, cond, uncond,
             at=lambda index: options.at(index, steps, scale),

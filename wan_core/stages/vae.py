@@ -18,11 +18,8 @@ from ..runtime.ports import CPU, Ports
 from ..runtime.stay import is_out_of_memory
 from ..variants import LatentSpec
 from .load import VaeHandle
-from .vae_work import Split, choices, choose, smaller
+from .vae_work import WINDOW, Split, choices, choose, smaller
 
-WINDOW = 24
-"""Latent frames for which one part of a picture is worked on before the next part: between two windows its cache goes
-home, and a window's frames wait in host memory until all its parts are there."""
 HELD_RUNS = 3
 """Runs of a video that are kept until they are through, in case memory runs out: by then its need no longer grows."""
 

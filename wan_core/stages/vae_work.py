@@ -27,6 +27,9 @@ MOST_PARTS = 16
 """Of a picture."""
 LEAST_SIDE = 4
 """Of a part, in latent pixels; below it nearly everything is done twice."""
+WINDOW = 24
+"""Latent frames for which one part of a picture is worked on before the next part: between two windows its cache goes
+home, and a window's frames wait in host memory until all its parts are there."""
 WORKSPACE = 1.15
 """What a library's convolutions take besides their inputs and outputs."""
 
@@ -138,7 +141,12 @@ def in_parts(direction: str, config: VaeConfig, batch: int, rows: list[Span], co
     joined = _joined(direction, config, whole, False)
     costs = [_part(direction, config, box, False) for box in boxes]
     worst = max(costs, key=lambda cost: cost.kept + cost.peak)
-    values = joined.kept + max(joined.peak, worst.kept + worst.peak)
+    held = 0
+    if len(boxes) > 1:  # the features of a window wait for all parts
+        vae = _shapes(config)
+        middle = vae.decoder.middle if direction == "decode" else vae.encoder.middle
+        held = WINDOW * middle[0].residual["2"].in_channels * whole.area
+    values = joined.kept + held + max(joined.peak, worst.kept + worst.peak)
     return Split(
         boxes=boxes,
         bytes=int(batch * itemsize * WORKSPACE * values),

@@ -154,11 +154,12 @@ def check_fit(model: ModelHandle, vae: VaeHandle, encoder: TextEncoderHandle) ->
             f"{model.name} reads text of width {config.text_dim}, {encoder.weights.name} gives {encoder.config.dim}. "
             "Use the text encoder that the model was trained with."
         )
-    if {Feature.CONTROL, Feature.CAMERA} & model.variant.features:
+    features = model.variant.features
+    if {Feature.CONTROL, Feature.CAMERA, Feature.VACE} & features or {Feature.CONCAT, Feature.FIRST_FRAME} <= features:
         raise InputError(
-            f"{model.name} ({model.variant.title}) takes a control video or a camera path, which a folder of clips "
-            "does not have. Train on a T2V or I2V model of the same size: its layers have the same shapes, so the LoRA "
-            "fits."
+            f"{model.name} ({model.variant.title}) takes a control video, a camera path or a picture in two places, "
+            "which a folder of clips does not give. Train on a T2V or I2V model of the same size: its layers have the "
+            "same shapes, so the LoRA fits."
         )
     if Feature.CLIP in model.variant.features:
         raise InputError(

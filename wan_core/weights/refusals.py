@@ -59,8 +59,8 @@ def refuse_not_yet(names: Iterable[str], file_name: str) -> None:
         compiled = re.compile(pattern)
         if any(compiled.match(name) for name in names):
             raise ModelFileError(
-                f"{file_name} is {title}, which is not supported yet. Use a T2V, I2V, FLF2V or TI2V model of Wan 2.1 "
-                "or 2.2."
+                f"{file_name} is {title}, which is not supported yet. Use a T2V, I2V, FLF2V, TI2V, VACE or Fun "
+                "model of Wan 2.1 or 2.2."
             )
 
 

@@ -29,6 +29,8 @@ def run(model, settings=STEPS, negative=6, **ports):
         extra = {"known_latent": known, "known_mask": torch.ones(1, 4, *SHAPE[2:])}
     if Feature.CLIP in model.variant.features:
         extra["clip"] = torch.randn(1, 257, 32, generator=torch.Generator().manual_seed(8))
+    if Feature.REFERENCE in model.variant.features:
+        extra["reference"] = torch.randn(1, 16, 1, *SHAPE[3:], generator=torch.Generator().manual_seed(7))
     sides = condition(**extra), None if negative is None else condition(negative, **extra)
     return sample(model, *sides, start((1, model.variant.latent.channels, *SHAPE[2:])), settings, Ports(**ports))
 
@@ -58,7 +60,9 @@ def test_an_extra_that_is_off_gives_the_bits_of_plain_guidance(name, off):
     assert torch.equal(run(OFF[off](model)), run(model))
 
 
-@pytest.mark.parametrize("name", ["t2v-1.3b", "t2v-a14b", "i2v-14b-480p", "ti2v-5b"])
+@pytest.mark.parametrize(
+    "name", ["t2v-1.3b", "t2v-a14b", "i2v-14b-480p", "ti2v-5b", "vace-1.3b", "fun-control-v1.1-1.3b"]
+)
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_streamed_is_resident_to_the_bit_with_every_extra(name, extra):
     model = EXTRAS[extra](tiny.model(name))

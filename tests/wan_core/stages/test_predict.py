@@ -256,3 +256,14 @@ def test_a_part_of_a_run_is_said_once_where_the_strength_counts_its_steps(schedu
     for level in sigmas[:-1]:
         maker.predict(asked(level, sigmas=torch.tensor(sigmas)))
     assert sum("counts the steps of this sampler alone" in sentence for sentence in told) == is_part, json.dumps(told)
+
+
+def test_a_model_that_was_trained_with_empty_tokens_gets_them_where_there_is_no_picture():
+    """As our sampler gives them."""
+    shape, clip = (1, 36, 2, 4, 6), torch.zeros(1, 257, 32)
+    made = {
+        name: predictor("fun-inp-1.3b").predict(asked(shape=shape, **more))
+        for name, more in {"none": {}, "zeros": {"clip": clip}, "picture": {"clip": draw(4, 1, 257, 32)}}.items()
+    }
+    assert torch.equal(made["none"], made["zeros"])
+    assert (made["none"] - made["picture"]).abs().max() > 1e-3

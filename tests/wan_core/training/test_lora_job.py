@@ -207,7 +207,12 @@ def test_a_loss_that_is_no_number_ends_the_command_in_a_sentence_and_nothing_goo
     assert losses(tmp_path / "whole") == losses(tmp_path / "broken")
 
 
-@pytest.mark.parametrize("name", ["fun-control-a14b", "fun-camera-a14b"])
+@pytest.mark.parametrize("name", ["fun-control-a14b", "fun-camera-a14b", "vace-1.3b"])
 def test_a_model_that_takes_what_no_clip_brings_is_refused(name):
-    with pytest.raises(InputError, match=r"Fun .* takes a control video or a camera path.*Train on a T2V"):
+    with pytest.raises(InputError, match=r"(Fun|VACE) .* takes a control video, a camera path.*Train on a T2V"):
         check_fit(tiny.model(name), tiny.vae(), SimpleNamespace(config=SimpleNamespace(dim=24)))
+
+
+def test_a_model_that_takes_its_picture_in_two_places_is_refused():
+    with pytest.raises(InputError, match="a picture in two places"):
+        check_fit(tiny.model("fun-inp-5b"), tiny.vae(48), SimpleNamespace(config=SimpleNamespace(dim=24)))
