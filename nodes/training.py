@@ -9,6 +9,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,19 +22,15 @@ from ..wan_core.runtime.ports import Ports
 from ..wan_core.sampling.loras import constant
 from ..wan_core.stages.load import ModelHandle
 from ..wan_core.stages.lora import add_lora
-from ..wan_core.training.clips import TABLE, ClipSize, FolderClips, contents
-from ..wan_core.training.curve import curve_image
-from ..wan_core.training.data_set import DataSet
-from ..wan_core.training.dit_task import DitSettings
-from ..wan_core.training.flow import SigmaSettings
-from ..wan_core.training.loop import LoopSettings
-from ..wan_core.training.lora_job import LoraRecipe, expert_of, train_lora
-from ..wan_core.training.lora_task import TARGETS, LoraSettings
-from ..wan_core.training.optim import OptimSettings
-from ..wan_core.training.phases import Phase
-from ..wan_core.training.show import ShowSettings
+from ..wan_core.training import TABLE, TARGETS
 from .host import NONE, NodeRun, first_folder, input_folder, output_folder
 from .wires import ClipWire, Model, VaeWire
+
+if TYPE_CHECKING:
+    from ..wan_core.training.data_set import DataSet
+    from ..wan_core.training.lora_job import LoraRecipe
+
+# The trainer itself is imported where a node runs: it would be a quarter of what the pack adds to the host's start.
 
 CATEGORY = "Wan Core/6 train"
 Data = io.Custom("WAN_CORE_TRAINING_DATA")
@@ -110,6 +107,8 @@ class TrainingData(io.ComfyNode):
     def fingerprint_inputs(cls, data=None, **kwargs):
         if data not in data_tables():
             return []
+        from ..wan_core.training.clips import contents
+
         table = input_folder() / data
         return [*contents(table.parent), table.stat().st_mtime_ns]
 
@@ -126,6 +125,9 @@ class TrainingData(io.ComfyNode):
                 f"{data} is no data set below {input_folder()}. Make a folder there with {TABLE} (file_name,text) and "
                 "the videos or images that it names, press R, and choose it."
             )
+        from ..wan_core.training.clips import ClipSize, FolderClips
+        from ..wan_core.training.data_set import DataSet
+
         grid_of(vae.handle.spec, width=width, height=height, frames=frames)
         size = ClipSize(width=width, height=height, frames=frames)
         folder = Path(data).parent
@@ -197,6 +199,8 @@ class TrainLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, data, name, expert, **widgets) -> io.NodeOutput:
+        from ..wan_core.training.lora_job import train_lora
+
         run = NodeRun(cls)
         jobs = _jobs(model, checked_name(name), EXPERTS[expert])
         paths, curves = {}, []
@@ -225,6 +229,8 @@ class _Job:
 
 
 def _jobs(model: ModelHandle, name: str, side: str) -> list[_Job]:
+    from ..wan_core.training.lora_job import expert_of
+
     both = side == "all" and model.low is not None
     jobs = []
     for one in ("high", "low") if both else (side,):
@@ -260,8 +266,18 @@ def _recipe_widgets() -> list[io.WidgetInput]:
     # fmt: on
 
 
-def _recipe(data: DataSet, job: _Job, **w) -> LoraRecipe:
+def _recipe(data: "DataSet", job: _Job, **w) -> "LoraRecipe":
     """What the command line would make of the same numbers; the model's loader has chosen the precision."""
+
+    from ..wan_core.training.dit_task import DitSettings
+    from ..wan_core.training.flow import SigmaSettings
+    from ..wan_core.training.loop import LoopSettings
+    from ..wan_core.training.lora_job import LoraRecipe
+    from ..wan_core.training.lora_task import LoraSettings
+    from ..wan_core.training.optim import OptimSettings
+    from ..wan_core.training.phases import Phase
+    from ..wan_core.training.show import ShowSettings
+
     targets = tuple(part for part in re.split(r"[\s,]+", w["targets"]) if part)
     return LoraRecipe(
         lora=LoraSettings(rank=w["rank"], alpha=w["alpha"] or float(w["rank"]), targets=targets),
@@ -296,6 +312,8 @@ class _Watch:
     def __call__(self, losses: list[tuple[int, float]]) -> None:
         self._losses = losses
         if len(losses) > 1 and time.monotonic() - self._drawn > CURVE_SECONDS:
+            from ..wan_core.training.curve import curve_image
+
             self._run.picture, self._drawn = curve_image(losses), time.monotonic()
 
     def _progress(self, done: int, total: int, x0: None) -> None:
@@ -303,6 +321,8 @@ class _Watch:
 
     def curve(self) -> torch.Tensor:
         """``[H, W, 3]`` in 0..1."""
+        from ..wan_core.training.curve import curve_image
+
         return torch.from_numpy(np.asarray(curve_image(self._losses)).copy()).float() / 255
 
     def last(self) -> str:

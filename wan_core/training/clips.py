@@ -13,13 +13,13 @@ import numpy as np
 
 from ..errors import InputError, TrainingError, first_few
 from ..media.read import CONTAINERS, read_video
+from . import TABLE
 
 log = logging.getLogger(__name__)
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 UNREADABLE = (OSError, ValueError, SyntaxError, IndexError, ArithmeticError)
 VIDEOS = CONTAINERS
-TABLE = "metadata.csv"
 COLUMNS = (("file_name", "text"), ("video", "prompt"), ("image", "prompt"))
 """What the columns of file names and captions are called; the pairs that DiffSynth-Studio has had."""
 LISTED = 100

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..models.dit import WanDiT
 from ..runtime.linear import StoredLinear
+from . import TARGETS
 from .dit_task import DitTask
 from .rng import generator_of
 from .state import write_safetensors
 
-TARGETS = ("q", "k", "v", "o", "ffn.0", "ffn.2")
-"""Layers of a block that are changed, by the end of their names."""
 FILE = "lora.safetensors"
 PREFIX = "diffusion_model."
 """How names begin in the files: what ComfyUI, diffusers and kijai's wrapper all read."""
