@@ -56,12 +56,12 @@ MODELS: dict[str, str] = {
     "wan2.1_fun_inp_": "fun_inp",
     "wan2.1_fun_control_": "fun_control",
     "wan2.1_fun_camera_": "fun_camera",
-    "wan2.2_fun_inpaint_high_": "fun_inp_high",
-    "wan2.2_fun_inpaint_low_": "fun_inp_low",
+    "wan2.2_fun_inpaint_high_": "i2v_high",
+    "wan2.2_fun_inpaint_low_": "i2v_low",
     "wan2.2_fun_control_high_": "fun_control_high",
-    "wan2.2_fun_control_low_": "fun_control_low",
+    "wan2.2_fun_control_low_": "fun_control_high",
     "wan2.2_fun_camera_high_": "fun_camera_high",
-    "wan2.2_fun_camera_low_": "fun_camera_low",
+    "wan2.2_fun_camera_low_": "fun_camera_high",
     "wan2.2_fun_inpaint_5B_": "fun_inp_5b",
     "wan2.2_fun_control_5B_": "fun_control_5b",
 }
@@ -93,6 +93,7 @@ ONLINE = {
     "GeminiNodeV3": TEXT,
 }
 """Nodes of online services -> what stands in for them; None: the drawn picture."""
+CHECKPOINT = "CheckpointLoaderSimple"
 DONE, WAITING, OUTSIDE = "converted and executed", "converted, not executed", "outside"
 
 
@@ -280,6 +281,10 @@ def measure(files: dict[str, bytes], env: setup_host.HostEnv, only: str) -> list
                 strange = sorted({node["class_type"] for node in prompt.values()} - set(schemas))
                 if strange:
                     row.outcome, row.why = WAITING, f"needs another pack: {', '.join(strange)}"
+                    continue
+                others = [node["inputs"]["ckpt_name"] for node in prompt.values() if node["class_type"] == CHECKPOINT]
+                if others:  # of a model that has nothing to do with Wan (a segmenter)
+                    row.outcome, row.why = WAITING, f"needs another model: {', '.join(sorted(map(str, others)))}"
                     continue
                 place(prompt, tree, tiny)
                 online = [node["class_type"] for node in prompt.values() if node["class_type"] in ONLINE]
