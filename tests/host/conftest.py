@@ -4,6 +4,7 @@ Every test that asks for ``host_env``, ``host`` or ``client`` runs once on each 
 with spaces between) takes fewer; COMFYUI_DIR takes that checkout alone.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,9 @@ class Client:
 
     def run(self, prompt: dict, workflow: dict | None = None, on_progress=None) -> dict:
         """Runs one job; returns its history entry, or raises api_client.JobError with the page's sentence."""
-        return api_client.run(self.host.url, prompt, workflow, on_progress)
+        # In a thread of its own: a browser that a test drives keeps an event loop in this one.
+        with ThreadPoolExecutor(1) as other:
+            return other.submit(api_client.run, self.host.url, prompt, workflow, on_progress).result()
 
     def download(self, history: dict, folder: Path) -> list[Path]:
         return api_client.download(self.host.url, history, folder)

@@ -24,7 +24,12 @@ MANY = b'{"a":[' + b"[]," * 2_600_000 + b"[]]}"
 FILES = {
     "LoRA": (MODEL, "a.safetensors", contents.named("diffusion_model.blocks.0.self_attn.q.lora_A.weight"), ["LoRA"]),
     "VAE as model": (MODEL, "a.safetensors", contents.network("vae", contents.VAE), ["Wan VAE file", "VAE loader"]),
-    "VACE": (MODEL, "a.safetensors", contents.wan(**{"vace_blocks.0.norm3.weight": ("BF16", (2,))}), ["VACE", "yet"]),
+    "S2V": (
+        MODEL,
+        "a.safetensors",
+        contents.wan(**{"audio_injector.injector.0.q.weight": ("BF16", (2,))}),
+        ["S2V", "yet"],
+    ),
     "speech": (MODEL, "a.safetensors", contents.named("gpt.mel_head.weight"), ["text-to-speech"]),
     "LFS pointer": (MODEL, "a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid x\n", ["git lfs pull"]),
     "web page": (VAE, "a.safetensors", b"<!DOCTYPE html><html></html>", ["web page"]),
