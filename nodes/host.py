@@ -39,7 +39,6 @@ from ..wan_core.runtime.ports import Compute, Notify, Ports, Progress, no_progre
 from ..wan_core.runtime.prompt_cache import PromptCache
 from ..wan_core.runtime.rates import rates_of
 from ..wan_core.runtime.residency import Resident
-from ..wan_core.stages.plan import Machine
 from ..wan_core.stages.preview import latent_to_rgb
 from ..wan_core.variants import LATENTS
 from ..wan_core.weights.precision import has_bf16
@@ -396,8 +395,10 @@ def _duration(seconds: float) -> str:
     return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
-def machine() -> Machine:
+def machine():
     """What a plan of a run asks of this machine."""
+    from ..wan_core.stages.plan import Machine
+
     return Machine(
         memory=HostMemory(),
         budget_of=lambda device: None if mm.is_device_cpu(device) else device_budget(device),

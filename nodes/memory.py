@@ -11,9 +11,7 @@ from comfy_api.latest import io, ui
 from ..wan_core.errors import InputError, WanError, gigabytes
 from ..wan_core.grid import grid_of
 from ..wan_core.runtime.attention import AUTO, available_backends
-from ..wan_core.stages import plan as stage
 from ..wan_core.stages.load import RunOptions
-from ..wan_core.stages.plan_picture import plan_image
 from ..wan_core.stages.sample import Settings, StartLatent
 from ..wan_core.stages.vae import check_channels
 from .host import NodeRun, machine
@@ -114,6 +112,10 @@ class Plan(io.ComfyNode):
         cls, model, width, height, frames, batch_size, steps, guidance,
         latent=None, clip=None, vae=None, clip_vision=None,
     ) -> io.NodeOutput:  # fmt: skip
+        # Imported where it runs: it would be a tenth of what the pack adds to the host's start.
+        from ..wan_core.stages import plan as stage
+        from ..wan_core.stages.plan_picture import plan_image
+
         run = NodeRun(cls)
         parts = stage.Parts(
             model=model,

@@ -16,7 +16,8 @@ def quick(monkeypatch):
 def test_every_step_has_a_line_with_a_small_error(capsys):
     assert bench.main(["--toy"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert {line.split()[0] for line in lines} == {*pointwise.TORCH, "gelu_tanh"}
+    of_a_block = {*pointwise.TORCH, "gelu_tanh"} - {"rms_silu"}  # the VAE's, which has no tokens
+    assert {line.split()[0] for line in lines} == of_a_block
     errors = [float(line.split("torch error ")[1].split()[0]) for line in lines]
     assert len(errors) == 8 and all(one < 3e-3 for one in errors)
 

@@ -19,7 +19,7 @@ def test_a_single_model_gets_our_loaders_and_one_sampler():
     assert kinds(made) == SINGLE
     assert made["1"]["inputs"] == {
         "model_name": "wan2.1_t2v_1.3B_fp16.safetensors", "low_noise_model": "none", "variant": "auto",
-        "precision": "auto",
+        "precision": "auto", "module_name": "none", "low_noise_module": "none",
     }  # fmt: skip
     assert made["s"] == {
         "class_type": "WanCoreSampler",
