@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from wan_core.conditioning.vace import VaceContext
-from wan_core.models.dit import Block
+from wan_core.models.dit_block import Block
 from wan_core.models.rope import rope_table
 from wan_core.runtime.ports import PlainMemory, Ports
 from wan_core.stages import sample as stage

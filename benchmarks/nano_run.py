@@ -11,7 +11,8 @@ from scripts.nano.world import COLORS, FRAMES, SIZE, Scene
 from wan_core.grid import grid_of
 from wan_core.runtime.ports import Ports
 from wan_core.stages.load import ModelHandle, TextEncoderHandle, VaeHandle, load_model, load_text_encoder, load_vae
-from wan_core.stages.sample import Condition, Settings, StartLatent, sample
+from wan_core.stages.sample import Settings, StartLatent, sample
+from wan_core.stages.sides import Condition
 from wan_core.stages.text import encode_text
 from wan_core.stages.vae import decode
 from wan_core.training.show import COMPUTE, known_first_frame

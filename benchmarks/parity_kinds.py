@@ -16,7 +16,7 @@ from wan_core.models.dit import Inputs, VaceControl
 from wan_core.models.rope import rope_angles, rope_table, rotate, sinusoid
 from wan_core.models.umt5 import Umt5Encoder
 from wan_core.models.vae import WanVAE, patchify, regroup
-from wan_core.models.vae_layers import ConvCache
+from wan_core.models.vae_parts import ConvCache
 from wan_core.stages.vace import make_context
 from wan_core.variants import LatentSpec
 from wan_core.weights.checkpoint import Checkpoint

@@ -16,7 +16,8 @@ from ..wan_core.errors import InputError, MismatchError
 from ..wan_core.runtime.ports import Notify
 from ..wan_core.stages import image, text, vae
 from ..wan_core.stages.load import ClipVisionHandle, TextEncoderHandle, VaeHandle
-from ..wan_core.stages.sample import Condition, StartLatent
+from ..wan_core.stages.sample import StartLatent
+from ..wan_core.stages.sides import Condition
 from ..wan_core.text.tokenizer import Tokens
 from ..wan_core.variants import LATENTS, LatentSpec
 from .host import host_ports

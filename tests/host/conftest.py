@@ -22,6 +22,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.host)
 
 
+def _beside(work, *given):
+    """In a thread of its own: a browser that a test drives keeps an event loop in this one."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(work, *given).result()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Client:
     """A user's script beside a server: posts jobs, fetches files, asks questions."""
@@ -30,15 +36,13 @@ class Client:
 
     def run(self, prompt: dict, workflow: dict | None = None, on_progress=None) -> dict:
         """Runs one job; returns its history entry, or raises api_client.JobError with the page's sentence."""
-        # In a thread of its own: a browser that a test drives keeps an event loop in this one.
-        with ThreadPoolExecutor(1) as other:
-            return other.submit(api_client.run, self.host.url, prompt, workflow, on_progress).result()
+        return _beside(api_client.run, self.host.url, prompt, workflow, on_progress)
 
     def download(self, history: dict, folder: Path) -> list[Path]:
-        return api_client.download(self.host.url, history, folder)
+        return _beside(api_client.download, self.host.url, history, folder)
 
     def upload(self, image: Path) -> str:
-        return api_client.upload(self.host.url, image)
+        return _beside(api_client.upload, self.host.url, image)
 
     def get(self, path: str):
         return self.host.get(path)

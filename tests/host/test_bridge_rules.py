@@ -2,7 +2,6 @@
 
 import json
 import re
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from scripts.host import Host, link_or_copy
 from tests.host.conftest import Client
 from tests.host.graphs import Graph, Node, dumped, loaders, native_sampler, our_model, our_sampler
 from tests.host.test_bridge import bridge, lora, shifted, with_lora
-from tests.host.test_cancel import loaded_models
+from tests.host.test_cancel import cancel, loaded_models
 
 __all__ = ["lora"]
 """A fixture of the other file."""
@@ -227,28 +226,7 @@ def test_free_takes_the_weights_off_the_hosts_list_and_the_next_run_is_the_same(
 
 def test_a_run_after_a_cancelled_one_is_bit_identical(client, tiny_files):
     client.run(job(tiny_files, "bridge_clean", steps=4))
-    outcome, sampling = [], threading.Event()
-    long_job = job(tiny_files, "bridge_long", steps=900, size=128, length=9)
-
-    def on_progress(number: str, value: float, maximum: float) -> None:
-        if value >= 1 and long_job[number]["class_type"] == "KSampler":
-            sampling.set()
-
-    def long_run():
-        try:
-            outcome.append(client.run(long_job, on_progress=on_progress))
-        except api_client.JobError as error:
-            outcome.append(error)
-
-    worker = threading.Thread(target=long_run)
-    worker.start()
-    assert sampling.wait(120), "sampling never began"
-    pressed = time.monotonic()
-    client.post("/interrupt", {})
-    worker.join(60)
-    assert not worker.is_alive(), "the job did not end within a minute of the cancel"
-    assert isinstance(outcome[0], api_client.JobError), "the job ran to its end"
-    assert time.monotonic() - pressed < 10
+    cancel(client, job(tiny_files, "bridge_long", steps=900, size=128, length=9), "KSampler")
     free(client)  # else the host answers from its cache
     client.run(job(tiny_files, "bridge_again", steps=4))
     clean, again = (dumped(client.host.output_dir, f"bridge_{name}") for name in ("clean", "again"))

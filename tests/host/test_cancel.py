@@ -26,13 +26,12 @@ def job(files: dict, name: str, steps: int, size: int = 64, end_step: int = 1000
     return graph.prompt
 
 
-def test_a_run_after_a_cancelled_one_is_bit_identical_and_the_host_lives_on(client, tiny_files):
-    client.run(job(tiny_files, "cancel_clean", steps=4))
+def cancel(client, long_job: dict, sampler: str) -> None:
+    """Post a long job and press cancel once the node of class ``sampler`` is at work; it has to end at once."""
     outcome, sampling = [], threading.Event()
-    long_job = job(tiny_files, "cancel_long", steps=900, size=128)
 
     def on_progress(node: str, value: float, maximum: float) -> None:
-        if value >= 1 and long_job[node]["class_type"] == "WanCoreSampler":
+        if value >= 1 and long_job[node]["class_type"] == sampler:
             sampling.set()
 
     def long_run():
@@ -50,6 +49,11 @@ def test_a_run_after_a_cancelled_one_is_bit_identical_and_the_host_lives_on(clie
     assert not worker.is_alive(), "the job did not end within a minute of the cancel"
     assert isinstance(outcome[0], api_client.JobError), "the job ran to its end"
     assert time.monotonic() - pressed < 10
+
+
+def test_a_run_after_a_cancelled_one_is_bit_identical_and_the_host_lives_on(client, tiny_files):
+    client.run(job(tiny_files, "cancel_clean", steps=4))
+    cancel(client, job(tiny_files, "cancel_long", steps=900, size=128), "WanCoreSampler")
     client.run(job(tiny_files, "cancel_after", steps=4, end_step=9999))
     clean, after = (dumped(client.host.output_dir, f"cancel_{name}") for name in ("clean", "after"))
     assert torch.equal(clean, after)

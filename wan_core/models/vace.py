@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..configs import DitConfig
 from ..runtime.pointwise import add_gated
-from .dit import Block, Inputs, PatchEmbedding, WanDiT, _Pass, _runs, pad_to_patch
+from .dit import Inputs, PatchEmbedding, WanDiT, _Pass, pad_to_patch
+from .dit_block import Block, runs
 
 
 class VaceBlock(Block):
@@ -101,20 +102,20 @@ def _advance_stream(block: VaceBlock, stream: _Stream, one: _Pass, chunk: int | 
         if torch.is_grad_enabled():
             stream.c_BLd = block.before_proj(c_BLd) + x_BLd
         else:
-            for where in _runs(c_BLd.shape[1], chunk):
+            for where in runs(c_BLd.shape[1], chunk):
                 c_BLd[:, where] = block.before_proj(c_BLd[:, where]) + x_BLd[:, where]
     stream.c_BLd = one.through(block, stream.c_BLd, chunk)
 
 
 def _by_pieces(linear: nn.Module, x_BLd: Tensor, chunk: int | None) -> Tensor:
     """``linear(x)`` for some tokens after another, so that no whole copy of ``x`` in its dtype is made."""
-    runs = _runs(x_BLd.shape[1], chunk)
-    if len(runs) == 1:
+    parts = runs(x_BLd.shape[1], chunk)
+    if len(parts) == 1:
         return linear(x_BLd)
     if torch.is_grad_enabled():
-        return torch.cat([linear(x_BLd[:, where]) for where in runs], dim=1)
+        return torch.cat([linear(x_BLd[:, where]) for where in parts], dim=1)
     out = None
-    for where in runs:
+    for where in parts:
         part = linear(x_BLd[:, where])
         out = part.new_empty(*x_BLd.shape[:2], part.shape[-1]) if out is None else out
         out[:, where] = part

@@ -22,19 +22,15 @@ from torch import Tensor, nn
 from ..configs import VaeConfig
 from .vae_layers import (
     AttentionBlock,
-    Box,
     CausalConv3d,
-    ConvCache,
     DownLevel,
     Downsample,
     ResidualBlock,
     RMSNorm,
-    Span,
     UpLevel,
     Upsample,
-    needs,
-    run_local,
 )
+from .vae_parts import Box, ConvCache, Span, needs, run_local
 
 
 class WanVAE(nn.Module):

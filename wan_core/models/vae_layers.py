@@ -6,14 +6,11 @@ the official ones. Shape letters: B batch, C channels, T frames, H height, W wid
 Every layer is called as ``layer(x_BCTHW, cache)``. Activations lie in memory with the channels last, pixel by pixel:
 convolutions are fastest on them, and frames can be written where they are needed without a copy.
 
-All layers but the attention are local, and say how far they see: ``before`` turns the stretch of one axis that is
-wanted of their output into the stretch of their input that it depends on, ``after`` the other way round. That is what
-lets :func:`run_local` do a part of a picture and get the same numbers.
+All but the attention are local, and say how far they see (:mod:`.vae_parts`).
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from itertools import product
 
 import torch
@@ -23,89 +20,7 @@ from torch import Tensor, nn
 
 from ..runtime.attention import attention
 from ..runtime.pointwise import rms_silu
-
-ConvCache = dict[nn.Module, Tensor]
-"""Convolution over time -> the last input frames it has seen (at most 2). One per stream, empty at its start."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of one axis: pixels ``lo`` to ``hi`` (not included) of ``size``."""
-
-    lo: int
-    hi: int
-    size: int
-
-    def __len__(self) -> int:
-        return self.hi - self.lo
-
-    def grown(self, reach: int) -> "Span":
-        """``reach`` pixels more at both ends, as far as the picture goes."""
-        return Span(max(0, self.lo - reach), min(self.size, self.hi + reach), self.size)
-
-    def within(self, other: "Span") -> slice:
-        """Where it lies in a tensor that covers ``other``."""
-        return slice(self.lo - other.lo, self.hi - other.lo)
-
-    def times(self, factor: int) -> "Span":
-        return Span(self.lo * factor, self.hi * factor, self.size * factor)
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle of a picture."""
-
-    rows: Span
-    cols: Span
-
-    @classmethod
-    def whole(cls, height: int, width: int) -> "Box":
-        return cls(Span(0, height, height), Span(0, width, width))
-
-    @property
-    def area(self) -> int:
-        return len(self.rows) * len(self.cols)
-
-    def cut(self, x: Tensor, have: "Box") -> Tensor:
-        """This part of a tensor ``[..., H, W]`` that covers ``have``."""
-        return x[..., self.rows.within(have.rows), self.cols.within(have.cols)]
-
-    def of(self, x: Tensor) -> Tensor:
-        """This part of a tensor ``[..., H, W]`` of the whole picture."""
-        return x[..., self.rows.lo : self.rows.hi, self.cols.lo : self.cols.hi]
-
-    def before(self, layer: nn.Module) -> "Box":
-        """What ``layer`` has to see to make this."""
-        return Box(layer.before(self.rows), layer.before(self.cols))
-
-    def after(self, layer: nn.Module) -> "Box":
-        """What ``layer`` makes of this; its edges may be wrong where the picture goes on."""
-        return Box(layer.after(self.rows), layer.after(self.cols))
-
-    def times(self, factor: int) -> "Box":
-        return Box(self.rows.times(factor), self.cols.times(factor))
-
-
-def needs(layers: Sequence[nn.Module], want: Box) -> list[Box]:
-    """The part of each layer's input that ``want``, of the last one's output, depends on; and ``want``."""
-    boxes = [want]
-    for layer in reversed(layers):
-        boxes.insert(0, boxes[0].before(layer))
-    return boxes
-
-
-def run_local(layers: Sequence[nn.Module], x: Tensor, cache: ConvCache, have: Box, want: Box) -> Tensor:
-    """Layers after one another on the part of a picture that ``want`` depends on, and no more.
-
-    At an edge inside the picture a layer pads with zeros, so that its outermost pixels are wrong: they are cut off
-    before the next layer. ``x`` covers ``have``; what is returned covers ``want``.
-    """
-    boxes = needs(layers, want)
-    for layer, box, following in zip(layers, boxes, boxes[1:]):
-        x = layer(box.cut(x, have), cache)
-        have = following
-        x = following.cut(x, box.after(layer))
-    return x
+from .vae_parts import ConvCache, Span
 
 
 def pixels_last(batch: int, channels: int, frames: int, height: int, width: int, like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.nag import Nag
-from .guidance import combined, passes
+from .guidance import combined, guided, passes
 from .loras import Course, Strength, parse_strength
 from .sigmas import Step
 from .solvers import Denoise
@@ -178,6 +178,8 @@ def guided_by(
         now = at(step.index)
         if now.still:
             return torch.zeros_like(x)
+        if not (rescale or now.skip_negative or now.skip_extra):
+            return guided(predict, cond, uncond, now.scale)(x, step)
         sides = [cond]
         if passes(now.scale) > 1:
             sides.append(skipping(uncond, now.skip_negative) if now.skip_negative else uncond)

@@ -12,7 +12,7 @@ from ..conditioning.known_frames import LATENT_LAYOUT
 from ..errors import CapacityError, InputError, MismatchError, gigabytes
 from ..grid import check_amount, latent_frames, pixel_frames
 from ..models.vae import WanVAE, regroup
-from ..models.vae_layers import ConvCache
+from ..models.vae_parts import ConvCache
 from ..runtime.finite import check_finite
 from ..runtime.ports import CPU, Ports
 from ..runtime.stay import is_out_of_memory
@@ -45,7 +45,6 @@ def _clips(vae: VaeHandle, latent: Tensor) -> Tensor:
     return latent
 
 
-@torch.no_grad()
 def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports, split: Split | None = None) -> Iterator[Tensor]:
     """Latent -> frames, as they are made.
 
@@ -178,7 +177,6 @@ def decode(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports) -> Tensor:
     return out
 
 
-@torch.no_grad()
 def encode_stream(
     vae: VaeHandle,
     runs_B3FHW: Iterable[Tensor],

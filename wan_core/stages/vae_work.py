@@ -12,16 +12,14 @@ from ..configs import VaeConfig
 from ..models.vae import Head, WanVAE
 from ..models.vae_layers import (
     AttentionBlock,
-    Box,
     CausalConv3d,
     DownLevel,
     Downsample,
     ResidualBlock,
-    Span,
     UpLevel,
     Upsample,
-    needs,
 )
+from ..models.vae_parts import Box, Span, needs
 
 MOST_PARTS = 16
 """Of a picture."""

@@ -15,7 +15,8 @@ from ..sampling.loras import constant
 from ..stages.image import known_latent
 from ..stages.load import ModelHandle, TextEncoderHandle, VaeHandle, load_model, load_text_encoder
 from ..stages.lora import add_lora
-from ..stages.sample import Condition, Settings, StartLatent, sample
+from ..stages.sample import Settings, StartLatent, sample
+from ..stages.sides import Condition
 from ..stages.text import encode_text
 from ..stages.vae import decode
 from .clips import Clips

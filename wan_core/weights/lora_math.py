@@ -218,6 +218,6 @@ def _with_products(weight: Tensor, factors: Sequence[tuple[Tensor, Tensor]], dty
         rows = slice(first, first + step)
         part = weight[rows].float()
         for up, down in factors:
-            part = torch.addmm(part, up[rows], down)
+            part.addmm_(up[rows], down)
         out[rows] = part
     return out

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from wan_core.configs import VaeConfig
 from wan_core.models.vae import WanVAE, patchify, regroup, unpatchify
-from wan_core.models.vae_layers import ConvCache, rms_norm
+from wan_core.models.vae_layers import rms_norm
+from wan_core.models.vae_parts import ConvCache
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 VAE_21 = VaeConfig()

@@ -9,16 +9,13 @@ from torch import nn
 from wan_core.configs import VaeConfig
 from wan_core.models.vae import WanVAE, regroup
 from wan_core.models.vae_layers import (
-    Box,
     CausalConv3d,
     Downsample,
     ResidualBlock,
-    Span,
     Upsample,
-    needs,
     phase_kernel,
-    run_local,
 )
+from wan_core.models.vae_parts import Box, Span, needs, run_local
 from wan_core.stages.vae_work import cut
 
 from .test_vae import TINY, VAE_21, VAE_22, one_thread, seeded  # noqa: F401 - a fixture

@@ -9,7 +9,8 @@ from tests import tiny
 from wan_core.runtime.ports import Ports
 from wan_core.sampling.loras import constant
 from wan_core.stages.lora import add_lora
-from wan_core.stages.sample import Condition, Settings, StartLatent, sample
+from wan_core.stages.sample import Settings, StartLatent, sample
+from wan_core.stages.sides import Condition
 from wan_core.variants import Feature
 
 MODELS = {"T2V": "t2v-1.3b", "T2V pair": "t2v-a14b", "I2V": "i2v-14b-480p", "I2V pair": "i2v-a14b"}

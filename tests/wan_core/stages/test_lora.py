@@ -16,7 +16,8 @@ from wan_core.runtime.residency import Resident
 from wan_core.sampling.loras import changes_at, parse_strength
 from wan_core.stages.load import ModelHandle, load_model
 from wan_core.stages.lora import add_lora, parse_blocks
-from wan_core.stages.sample import Condition, Settings, StartLatent, sample
+from wan_core.stages.sample import Settings, StartLatent, sample
+from wan_core.stages.sides import Condition
 from wan_core.weights.lora import LoraFile
 
 SHAPE = (1, 16, 2, 4, 6)

@@ -21,7 +21,8 @@ from wan_core.stages import predict as stage
 from wan_core.stages.load import RunOptions
 from wan_core.stages.lora import add_lora
 from wan_core.stages.predict import Asked, Predictor
-from wan_core.stages.sample import Condition, Settings, StartLatent, sample
+from wan_core.stages.sample import Settings, StartLatent, sample
+from wan_core.stages.sides import Condition
 
 SHAPE = (2, 16, 2, 4, 6)
 

@@ -6,7 +6,8 @@ import torch
 from tests import tiny
 from wan_core.errors import InputError, MismatchError, NonFiniteError
 from wan_core.runtime.ports import PlainMemory, Ports
-from wan_core.stages.sample import Condition, Settings, StartLatent, resolve, sample
+from wan_core.stages.sample import Settings, StartLatent, resolve, sample
+from wan_core.stages.sides import Condition
 from wan_core.variants import Feature
 
 SHAPE = (1, 16, 3, 6, 8)
@@ -193,7 +194,7 @@ def test_folding_the_empty_rows_of_the_text_changes_nothing_but_rounding(rows, m
     seen = []
     model.high.module.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[4].shape[1]))
     folded = run(model, positive=Condition(text=text))
-    monkeypatch.setattr("wan_core.stages.sample.folded", lambda text, cfg: (text, None))
+    monkeypatch.setattr("wan_core.stages.sides.folded", lambda text, cfg: (text, None))
     whole = run(model, positive=Condition(text=text))
     assert min(rows + 1, 512) in seen and 512 in seen
     torch.testing.assert_close(folded, whole, atol=1e-4 * whole.abs().max().item(), rtol=0)

@@ -12,7 +12,8 @@ from wan_core.runtime.ports import Ports
 from wan_core.sampling.loras import constant
 from wan_core.stages.load import load_model
 from wan_core.stages.lora import add_lora
-from wan_core.stages.sample import Condition, Settings, StartLatent, sample
+from wan_core.stages.sample import Settings, StartLatent, sample
+from wan_core.stages.sides import Condition
 from wan_core.training import __main__ as program
 from wan_core.training.lora_task import TARGETS, LoraSettings, LoraTask, add_trained_layers, trained_layers
 from wan_core.training.show import COMPUTE, ShowSettings

@@ -1,0 +1,140 @@
+"""What comes off the wires -> what the transformer is given: each side checked, in its channels, on its device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..conditioning.camera import camera_context
+from ..conditioning.clip_tokens import blank_context, clip_context
+from ..conditioning.control import check_control, plain_channels
+from ..conditioning.known_frames import concat_channels
+from ..conditioning.reference import reference_latent
+from ..conditioning.text import folded, text_context
+from ..conditioning.vace import VaceContext, blank, pack
+from ..errors import MismatchError
+from ..models.dit import VaceControl
+from ..models.nag import NegativeText
+from ..runtime.ports import Ports
+from ..variants import Feature, WanVariant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One side (positive or negative) as it comes off the wires.
+
+    text ``[1 or B, S, text_dim]``; known_latent ``[1, C, T, h, w]`` not normalised; known_mask ``[1, 4, T, h, w]``, 1
+    known; clip: CLIP tokens ``[1 or 2, S, dim]``; control_latent ``[1, C, T, h, w]`` and reference ``[1, C, 1, h, w]``
+    not normalised; camera ``[1, 24, T, H, W]`` in pixels; vace: contexts, added in turn.
+    """
+
+    text: Tensor
+    known_latent: Tensor | None = None
+    known_mask: Tensor | None = None
+    clip: Tensor | None = None
+    control_latent: Tensor | None = None
+    reference: Tensor | None = None
+    camera: Tensor | None = None
+    vace: tuple[VaceContext, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One side, checked and on the device."""
+
+    text: Tensor
+    text_bias: Tensor | None
+    concat: Tensor | None
+    clip: Tensor | None
+    reference: Tensor | None = None
+    camera: Tensor | None = None
+    vace: tuple[tuple[VaceContext, Tensor], ...] = ()
+    """Each with what the model takes."""
+    skip: frozenset[int] = frozenset()
+    negative: NegativeText | None = None
+
+    def controls_at(self, step: int, steps: int) -> tuple[VaceControl, ...]:
+        """The VACE contexts that count in a step."""
+        return tuple(
+            VaceControl(context=packed, strength=context.strength)
+            for context, packed in self.vace
+            if context.counts_at(step, steps)
+        )
+
+
+def prepared(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> Side:
+    """One side for a latent ``x``. Refuses what the model does not take, and says what it misses."""
+    cfg, batch = variant.dit, x.shape[0]
+    check_control(side.control_latent, variant)
+    concat = None
+    if Feature.CONCAT in variant.features:
+        if side.known_latent is None:
+            ports.notify(f"{variant.title} is an image model and has no image: it will make the video from text alone.")
+        concat = concat_channels(side.known_latent, side.known_mask, variant.latent, x)
+    elif Feature.START in variant.features:  # trained without a mask: the one that native nodes add says no more
+        concat = plain_channels(side.known_latent, variant.latent, x, "start image")
+    elif side.known_latent is not None:
+        remedy = "Choose an image-to-video model, or remove the image-to-video node."
+        if Feature.FIRST_FRAME in variant.features:
+            remedy = f"It takes its picture in the latent: give the image-to-video node the {variant.latent.vae}."
+        raise MismatchError(
+            f"The conditioning carries an image, but {variant.title} takes none beside the text. {remedy}"
+        )
+    if side.known_mask is not None and side.known_latent is None:
+        raise MismatchError("The conditioning carries a mask without an image. Remove the node that adds the mask.")
+    if Feature.CONTROL in variant.features:
+        if side.control_latent is None:
+            ports.notify(f"{variant.title} has no control video: nothing leads the movement but the text.")
+        concat = torch.cat((plain_channels(side.control_latent, variant.latent, x, "control video"), concat), dim=1)
+    reference, camera = reference_latent(side.reference, variant, x), camera_context(side.camera, variant, x)
+    if Feature.CAMERA in variant.features and camera is None:
+        ports.notify(f"{variant.title} has no camera path: connect Wan Core Camera Path, or it moves as it likes.")
+    clip = None
+    if Feature.CLIP in variant.features and side.clip is not None:
+        clip = clip_context(side.clip.float(), cfg, batch).to(x.device)
+    elif Feature.BLANK in variant.features and side.clip is None:
+        clip = blank_context(cfg, batch).to(x.device)
+    elif side.clip is not None:
+        ports.notify(f"{variant.title} has no CLIP branch: the CLIP vision features are not used (harmless).")
+    elif Feature.CLIP in variant.features:
+        ports.notify(f"{variant.title} runs without CLIP vision features; with them it follows the picture better.")
+    text, bias = text_context(side.text.float(), cfg, batch), None
+    if x.device.type == "cpu":  # a fifth of a short clip's work there; on a card a mask costs more than it saves
+        text, bias = folded(text, cfg)
+    vace = _vace(side, variant, x, ports)
+    return Side(
+        text=text.to(x.device), text_bias=bias, concat=concat, clip=clip, reference=reference, camera=camera, vace=vace
+    )
+
+
+def _vace(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> tuple[tuple[VaceContext, Tensor], ...]:
+    if Feature.VACE not in variant.features:
+        if side.vace:
+            raise MismatchError(
+                f"The conditioning carries a VACE context, but {variant.title} takes none. Choose a VACE model, add a "
+                "VACE module to a T2V model in the loader, or remove the VACE node."
+            )
+        return ()
+    if not side.vace:
+        ports.notify(
+            f"{variant.title} has no VACE context: it will make the video from text alone. Connect a VACE node, or "
+            "use a T2V model, which needs less."
+        )
+    contexts = side.vace or (blank(variant.latent, x),)
+    return tuple((context, pack(context, variant.latent, x)) for context in contexts)
+
+
+def check_sides(positive: Condition, negative: Condition | None, ports: Ports) -> None:
+    """A picture on one side only is guided away from or towards: nearly always a forgotten wire."""
+    if negative is None:
+        return
+    carried = {
+        "known_latent": ("the image", "image-to-video"), "control_latent": ("the control video", "Fun Control"),
+        "reference": ("the reference picture", "Fun Control"), "camera": ("the camera path", "camera"),
+        "vace": ("VACE contexts", "VACE"),
+    }  # fmt: skip
+    for name, (what, node) in carried.items():
+        has = [getattr(side, name) is not None and getattr(side, name) != () for side in (positive, negative)]
+        if has[0] != has[1]:
+            only = "positive" if has[0] else "negative"
+            ports.notify(f"Only the {only} conditioning carries {what}. Connect both outputs of the {node} node.")
