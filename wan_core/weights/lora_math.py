@@ -216,7 +216,7 @@ def _with_products(weight: Tensor, factors: Sequence[tuple[Tensor, Tensor]], dty
     step = ROWS if weight.device.type == "cpu" else CARD_ROWS
     for first in range(0, weight.shape[0], step):
         rows = slice(first, first + step)
-        part = weight[rows].float()
+        part = weight[rows].to(torch.float32, copy=True)  # never the weight itself
         for up, down in factors:
             part.addmm_(up[rows], down)
         out[rows] = part
