@@ -19,8 +19,8 @@ from ..errors import ModelFileError, gigabytes
 
 MAX_HEADER_BYTES = 8_000_000
 """Twice what :data:`MAX_TENSORS` with long names take."""
-MAX_JSON_MARKS = 250_000
-"""Of each bracket and of colons: a table of :data:`MAX_TENSORS` has 80,000, and the parser makes an object of each."""
+MAX_JSON_MARKS = 160_000
+"""Of each bracket and of colons: a table of :data:`MAX_TENSORS` has 80,000, and each becomes an object."""
 MAX_TENSORS = 20_000
 MAX_DIMS = 8
 MAX_KEY_CHARS = 512
