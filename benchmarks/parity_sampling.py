@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from wan_core.conditioning.first_frame import CleanFrames
 from wan_core.sampling.experts import by_boundary, expert_names
+from wan_core.sampling.given import GivenParts
 from wan_core.sampling.guidance import guided, separately
 from wan_core.sampling.sigmas import Schedule, Step, make_schedule
 from wan_core.sampling.solvers import SOLVERS, Denoise
@@ -22,10 +22,10 @@ TABLES = {
 SOLVER_OF = {"unipc": "unipc", "dpmpp": "dpm++", "euler": "euler"}
 
 
-def trajectory(solver: str, denoise: Denoise, x: Tensor, schedule: Schedule, after_step=None) -> Tensor:
+def trajectory(solver: str, denoise: Denoise, x: Tensor, schedule: Schedule) -> Tensor:
     """``x`` after each step, stacked."""
     steps: list[Tensor] = []
-    SOLVERS[solver](denoise, x, schedule, on_step=lambda result: steps.append(result.x), after_step=after_step)
+    SOLVERS[solver](denoise, x, schedule, on_step=lambda result: steps.append(result.x))
     return torch.stack(steps)
 
 
@@ -58,11 +58,11 @@ def judge_pipeline(golden: Golden) -> Results:
     texts = [golden.tensor(name)[None] for name in ("in.context", "in.context_null")]
     noise = golden.tensor("in.noise")[None]
     decoder = vae(golden, config["vae"], "sd_vae.") if config.get("vae") else None
-    clean = _clean_first_frame(golden, decoder, noise) if "in.image" in golden.names else None
+    given = _given_first_frame(golden, decoder, noise) if "in.image" in golden.names else None
 
     def one(prefix: str, guidance: float) -> Denoise:
         model = dit(golden, config["dit"], prefix)
-        return guided(separately(lambda x, step, text: _predict(model, x, step, text, clean)), *texts, guidance)
+        return guided(separately(lambda x, step, text: _predict(model, x, step, text, given)), *texts, guidance)
 
     boundary = config.get("boundary")
     low, high = config.get("guide_scale_low_high", [config.get("guide_scale")] * 2)
@@ -70,10 +70,9 @@ def judge_pipeline(golden: Golden) -> Results:
         denoise = one("sd.", high)
     else:
         denoise = by_boundary(high=one("sd_high.", high), low=one("sd_low.", low), boundary=boundary)
-    start = noise if clean is None else clean.impose(noise)
-    traj = trajectory(
-        config["solver"].replace("dpmpp", "dpm++"), denoise, start, schedule, clean.impose if clean else None
-    )
+    denoise = denoise if given is None else given.around(denoise)
+    traj = trajectory(config["solver"].replace("dpmpp", "dpm++"), denoise, noise, schedule)
+    traj = traj if given is None else torch.stack([given.impose(x) for x in traj])  # as official code keeps it
     results = {
         "out.traj": Expected(traj[:, 0], 5e-4),
         "out.sigmas": Expected(schedule.sigmas, 1e-6),
@@ -88,13 +87,13 @@ def judge_pipeline(golden: Golden) -> Results:
     return results
 
 
-def _predict(model: nn.Module, x: Tensor, step: Step, text: Tensor, clean: CleanFrames | None) -> Tensor:
-    t = x.new_full((1,), step.timestep) if clean is None else clean.timesteps(step.timestep, x)
+def _predict(model: nn.Module, x: Tensor, step: Step, text: Tensor, given: GivenParts | None) -> Tensor:
+    t = x.new_full((1,), step.timestep) if given is None else given.timesteps(step.timestep, x)
     return model(x, t, text)
 
 
-def _clean_first_frame(golden: Golden, encoder: nn.Module, noise: Tensor) -> CleanFrames:
+def _given_first_frame(golden: Golden, encoder: nn.Module, noise: Tensor) -> GivenParts:
     latent = latent_spec(golden).normalise(encoder.encode(golden.tensor("in.image")[None]))
-    whole = torch.zeros_like(noise)
-    whole[:, :, : latent.shape[2]] = latent
-    return CleanFrames(latent=whole, clean=torch.arange(noise.shape[2]) < latent.shape[2])
+    whole, made = torch.zeros_like(noise), torch.ones(1, 1, *noise.shape[2:])
+    whole[:, :, : latent.shape[2]], made[:, :, : latent.shape[2]] = latent, 0
+    return GivenParts(latent=whole, made=made)

@@ -5,6 +5,7 @@ from pathlib import Path
 from comfy_api.latest import ComfyExtension, io
 
 from .bridge import ToModel
+from .edit import InpaintMask, SubjectPictures
 from .fun import CameraControl, CameraPath, FunControl
 from .guidance import GuidanceCFGZero, GuidanceNAG, GuidanceOverSteps, GuidanceSkipBlocks
 from .host import add_model_folders
@@ -48,6 +49,8 @@ NODES: list[type[io.ComfyNode]] = [
     GuidanceCFGZero,
     GuidanceSkipBlocks,
     GuidanceNAG,
+    InpaintMask,
+    SubjectPictures,
 ]
 
 

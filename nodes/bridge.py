@@ -6,6 +6,7 @@ What would need native weights or layers is refused in a sentence. Beside ``host
 host: its classes are what native samplers and nodes accept.
 """
 
+import comfy.conds
 import comfy.hooks
 import comfy.model_base
 import comfy.model_patcher
@@ -16,12 +17,13 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..wan_core.errors import InputError, MismatchError
+from ..wan_core.models.dit import VaceControl
 from ..wan_core.sampling.guidance_options import PLAIN
 from ..wan_core.stages.load import ModelHandle
 from ..wan_core.stages.predict import Asked, Predictor
-from ..wan_core.variants import NATIVE_FEATURES, Feature, WanVariant
+from ..wan_core.variants import Feature, WanVariant
 from .host import NodeRun, host_ports
-from .wires import Model
+from .wires import VACE_OURS, Model
 
 WHO = "This MODEL is run by Wan Core"
 PATCHES = (
@@ -47,7 +49,27 @@ CARDS = f"{WHO}: it computes on one device. Remove the multi-GPU node."
 CONTROL = f"{WHO}: it takes no ControlNet. Remove the node that applies it, or load the file with native nodes."
 TRAINING = f"{WHO}: it cannot be copied or trained by native nodes. Train with Wan Core Train LoRA."
 
-CHANGES_LAYERS = ("patches", "patches_replace", "optimized_attention_override", "rope_options")
+TAKEN: dict[Feature | None, frozenset[str]] = {
+    None: frozenset({"denoise_mask"}),  # it is in the timesteps already
+    Feature.REFERENCE: frozenset({"reference_latent"}),
+    Feature.CAMERA: frozenset({"camera_conditions"}),
+    Feature.VACE: frozenset({"vace_context", "vace_strength"}),
+}
+"""Of what a native model hands to its network, the part that a model with a feature takes."""
+NEEDS: dict[str, frozenset[Feature]] = {
+    "concat_latent_image": frozenset({Feature.CONCAT, Feature.START, Feature.CONTROL}),
+    "reference_latents": frozenset({Feature.REFERENCE}),
+    "camera_conditions": frozenset({Feature.CAMERA}),
+    "vace_frames": frozenset({Feature.VACE}),
+}
+"""Key of a conditioning -> the features of which a model needs one. Native models drop what they do not take."""
+FOREIGN = (
+    "audio_embed", "control_video", "reference_motion", "face_video_pixels", "pose_video_latent", "context_latents",
+    "cross_attn_pose", "clip_vision_output_pose", "clip_vision_output_ref", "pose_strength", "reference_strength",
+    "driving_mask_28ch",
+)  # fmt: skip
+"""Keys that native nodes write for models that Wan Core does not have."""
+CHANGES_LAYERS = ("patches", "patches_replace", "optimized_attention_override", "rope_options", "animate2_cache")
 """Keys of ``transformer_options`` that native nodes also set without asking the model."""
 
 
@@ -58,6 +80,33 @@ def _refuses(sentence: str):
         raise MismatchError(sentence)
 
     return refuse
+
+
+def _taken(variant: WanVariant) -> frozenset[str]:
+    return frozenset().union(*(TAKEN.get(feature, frozenset()) for feature in variant.features))
+
+
+def _check_conditioning(entry: dict, variant: WanVariant) -> None:
+    """Refuse what the model would drop: one entry of a conditioning, as the native sampler hands it over."""
+    dropped = [key for key, features in NEEDS.items() if not features & variant.features] + list(FOREIGN)
+    dropped += ["time_dim_concat"] if variant.features else []
+    carried = sorted(key for key in dropped if entry.get(key) is not None)
+    if carried:
+        raise MismatchError(
+            f"The conditioning carries {', '.join(carried)}, which {variant.title} does not take. Remove the node that "
+            "adds it, or load the model that it is for."
+        )
+    image = entry.get("concat_latent_image")
+    if image is not None and Feature.CONTROL not in variant.features and image.shape[1] > variant.latent.channels:
+        raise MismatchError(  # of which a native model would take the first half for its picture
+            f"The conditioning carries a control video (concat_latent_image of {image.shape[1]} channels), but "
+            f"{variant.title} takes none. Load a Fun Control model, or remove the control node."
+        )
+    if any((start, end) != (0.0, 1.0) for start, end, _ in entry.get(VACE_OURS) or ()):
+        raise MismatchError(
+            "A VACE context that counts in a part of the steps: native samplers do not count them. Set start_percent "
+            "and end_percent to 0 and 1, or use the Wan Core Sampler."
+        )
 
 
 class Network(torch.nn.Module):
@@ -83,12 +132,12 @@ class Network(torch.nn.Module):
     def forward(
         self, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options=None, control=None, **more
     ):
-        """As the native network, with its wrappers; more conditions than Wan Core has are refused by name."""
+        """As the native network, with its wrappers; more conditions than the model has are refused by name."""
         options = {} if transformer_options is None else transformer_options
         if context is None:
             raise MismatchError("A conditioning without a text: Wan has none. Connect a Text Encode node to each side.")
-        unknown = [name for name, value in {**more, "time_dim_concat": time_dim_concat}.items() if value is not None]
-        unknown = [name for name in unknown if name != "denoise_mask"]  # it is in the timesteps already
+        given = {name: value for name, value in more.items() if value is not None}
+        unknown = given.keys() - TAKEN[None] - _taken(self.predictor.model.variant)
         if control is not None:
             raise MismatchError(CONTROL)
         if unknown:
@@ -101,16 +150,27 @@ class Network(torch.nn.Module):
         kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
         wrappers = comfy.patcher_extension.get_all_wrappers(kind, options)
         run = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._predict, self, wrappers)
-        return run.execute(x, timestep, context, clip_fea, time_dim_concat, options)
+        return run.execute(x, timestep, context, clip_fea, time_dim_concat, options, **given)
 
-    def _predict(self, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options=None, **more):
+    def _predict(
+        self, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options=None,
+        reference_latent=None, camera_conditions=None, vace_context=None, vace_strength=(), **more,
+    ):  # fmt: skip
         options = transformer_options or {}
         sigma = options.get("sigmas")
+        contexts = () if vace_context is None else vace_context.unbind(1)
         asked = Asked(
             x=x,
             t=timestep,
             text=context,
             clip=clip_fea,
+            reference=reference_latent,
+            camera=camera_conditions,
+            vace=tuple(
+                VaceControl(context=context, strength=float(strength))
+                for context, strength in zip(contexts, vace_strength, strict=True)
+            ),
+            subjects=time_dim_concat,
             sigma=None if sigma is None else sigma.max(),
             sigmas=options.get("sample_sigmas"),
         )
@@ -118,7 +178,16 @@ class Network(torch.nn.Module):
 
 
 class _Bridged:
-    """What differs from a native model: memory is the runtime's, weights are nobody's to read."""
+    """What differs from a native model: memory is the runtime's, weights are nobody's to read, and no condition that
+    the model does not take is dropped."""
+
+    def extra_conds(self, **kwargs):
+        """What native samplers make of a conditioning, a camera path too."""
+        _check_conditioning(kwargs, self.diffusion_model.predictor.model.variant)
+        made = super().extra_conds(**kwargs)
+        if kwargs.get("camera_conditions") is not None:
+            made["camera_conditions"] = comfy.conds.CONDRegular(kwargs["camera_conditions"])
+        return made
 
     def memory_required(self, input_shape, cond_shapes=None) -> int:
         """Native samplers ask before they load anything, and then whether both sides of guidance fit as one batch."""
@@ -144,6 +213,10 @@ class BridgedWan21(_Bridged, comfy.model_base.WAN21):
 
 class BridgedWan22(_Bridged, comfy.model_base.WAN22):
     """Conditions as for native Wan 2.2 5B: given frames in the latent."""
+
+
+class BridgedVace(_Bridged, comfy.model_base.WAN21_Vace):
+    """Conditions as for native VACE models."""
 
 
 class Patcher(comfy.model_patcher.ModelPatcher):
@@ -203,13 +276,6 @@ def to_native(model: ModelHandle, side: str | None = None, boundary: float | Non
         side: ``high`` or ``low``: one expert of a pair alone. None: the model, or both experts changed by noise level.
         boundary: sigma at and above which the high-noise expert works; None: the model's own.
     """
-    beyond = model.variant.features - NATIVE_FEATURES
-    if beyond:
-        named = ", ".join(sorted(feature.value for feature in beyond))
-        raise MismatchError(
-            f"{model.variant.title} takes more than native samplers hand over ({named}). Sample with the Wan Core "
-            "Sampler, which reads the native conditioning nodes of this model."
-        )
     predictor = Predictor(model, host_ports(), side=side, boundary=boundary)
     made = _native_model(model.variant)
     made.diffusion_model = Network(predictor)
@@ -221,7 +287,7 @@ def to_native(model: ModelHandle, side: str | None = None, boundary: float | Non
 def _native_model(variant: WanVariant) -> comfy.model_base.BaseModel:
     """The native object of a variant, without a network."""
     cfg = variant.dit
-    concat = Feature.CONCAT in variant.features
+    concat = Feature.CONCAT in variant.features and not {Feature.CONTROL, Feature.CAMERA} & variant.features
     config = {
         "image_model": "wan2.1", "model_type": "i2v" if concat else "t2v", "dim": cfg.dim, "ffn_dim": cfg.ffn_dim,
         "num_heads": cfg.num_heads, "num_layers": cfg.num_layers, "in_dim": cfg.in_dim, "out_dim": cfg.out_dim,
@@ -229,6 +295,8 @@ def _native_model(variant: WanVariant) -> comfy.model_base.BaseModel:
     }  # fmt: skip
     if variant.latent.clean_frames:
         return BridgedWan22(comfy.supported_models.WAN22_T2V(config), image_to_video=True)
+    if Feature.VACE in variant.features:
+        return BridgedVace(comfy.supported_models.WAN21_Vace(config))
     row = comfy.supported_models.WAN21_I2V if concat else comfy.supported_models.WAN21_T2V
     return BridgedWan21(row(config), image_to_video=concat)
 

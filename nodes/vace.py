@@ -9,7 +9,7 @@ from ..wan_core.grid import grid_of
 from ..wan_core.stages import vace as vace_stage
 from .host import NodeRun
 from .latent import size_inputs
-from .wires import REFERENCES, VaeWire, vae_spec, write_vace
+from .wires import REFERENCES, clip_encoder, vae_spec, write_vace
 
 
 class Vace(io.ComfyNode):
@@ -82,12 +82,8 @@ class Vace(io.ComfyNode):
         if spec.clean_frames:
             raise MismatchError(f"VACE models work in the latents of the Wan 2.1 VAE; this is the {spec.vae}.")
         grid = grid_of(spec, width=width, height=height, frames=frames)
-        if isinstance(vae, VaeWire):
-            encode = vace_stage.with_vae(vae.handle, grid, run.ports)
-        else:
-            encode = lambda runs, _: vae.encode(torch.cat(list(runs)))  # noqa: E731
         made = vace_stage.make_context(
-            encode, grid, spec,
+            clip_encoder(vae, grid, run.ports), grid, spec,
             video=control_video, masks=control_masks, references=reference_image, notify=run.notify,
         )  # fmt: skip
         context = VaceContext(

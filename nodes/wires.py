@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..wan_core.conditioning.vace import VaceContext, with_empty_references
 from ..wan_core.errors import InputError, MismatchError
-from ..wan_core.runtime.ports import Notify
-from ..wan_core.stages import image, text, vae
+from ..wan_core.grid import Grid
+from ..wan_core.runtime.ports import Notify, Ports
+from ..wan_core.stages import image, text, vace, vae
 from ..wan_core.stages.load import ClipVisionHandle, TextEncoderHandle, VaeHandle
 from ..wan_core.stages.sample import StartLatent
 from ..wan_core.stages.sides import Condition
@@ -169,26 +170,35 @@ def vae_spec(vae_wire) -> LatentSpec:
     return LATENTS[channels]
 
 
+def clip_encoder(vae_wire, grid: Grid, ports: Ports) -> vace.Encode:
+    """Ours encodes frame by frame, a native one the clip at once."""
+    if isinstance(vae_wire, VaeWire):
+        return vace.with_vae(vae_wire.handle, grid, ports)
+    return lambda runs, _: vae_wire.encode(torch.cat(list(runs)))
+
+
 _VACE = ("vace_frames", "vace_mask", "vace_strength")
-_VACE_OURS = "wan_core_vace"
+VACE_OURS = "wan_core_vace"
 """Beside native ComfyUI's lists, one entry a context: (start, end, reference pictures)."""
 _HONOURED = {
     "concat_latent_image", "concat_mask", "concat_mask_index", "clip_vision_output", "reference_latents",
-    "camera_conditions", *_VACE, _VACE_OURS,
+    "camera_conditions", "time_dim_concat", "strength", "start_percent", "end_percent", "clip_start_percent",
+    "clip_end_percent", *_VACE, VACE_OURS,
 }  # fmt: skip
-_INERT = {"pooled_output", "clip_start_percent", "clip_end_percent", "attention_mask"}
-_NEUTRAL = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "set_area_to_bounds": False}
+_INERT = {"pooled_output", "attention_mask"}
+_NEUTRAL = {"set_area_to_bounds": False}
+BEHIND = "behind Wan Core Model to MODEL"
 
 
-def read_conditioning(conditioning: list, side: str) -> Condition:
-    """CONDITIONING -> what the sampler takes; whatever it does not know is refused by name, never dropped."""
-    if len(conditioning) != 1:
-        raise InputError(
-            f"The {side} conditioning has {len(conditioning)} entries; the sampler takes one. Remove the node that "
-            "combines conditionings, or (not VACE, Fun Control and Fun Camera) sample with native KSampler behind Wan "
-            "Core Model to MODEL."
-        )
-    cross_attn, extra = conditioning[0]
+def read_conditioning(conditioning: list, side: str) -> list[Condition]:
+    """CONDITIONING -> the entries that the sampler takes; whatever it does not know is refused by name, never
+    dropped."""
+    if not conditioning:
+        raise InputError(f"The {side} conditioning has no entry. Connect a Text Encode node.")
+    return [_read_entry(cross_attn, extra, side) for cross_attn, extra in conditioning]
+
+
+def _read_entry(cross_attn: Tensor, extra: dict, side: str) -> Condition:
     unknown = [
         key
         for key, value in extra.items()
@@ -197,7 +207,7 @@ def read_conditioning(conditioning: list, side: str) -> Condition:
     if unknown:
         raise MismatchError(
             f"The {side} conditioning carries {', '.join(sorted(unknown))}, which the Wan Core sampler does not know. "
-            "Remove the node that adds it, or sample with the native KSampler."
+            f"Remove the node that adds it, or sample with native KSampler {BEHIND}."
         )
     mask = extra.get("concat_mask")
     output = extra.get("clip_vision_output")
@@ -212,6 +222,10 @@ def read_conditioning(conditioning: list, side: str) -> Condition:
         reference=_last_reference(extra.get("reference_latents"), side),
         camera=extra.get("camera_conditions"),
         vace=read_vace(extra, side),
+        subjects=extra.get("time_dim_concat"),
+        strength=float(extra.get("strength", 1.0)),
+        start=max(extra.get("start_percent", 0.0), extra.get("clip_start_percent", 0.0)),
+        end=min(extra.get("end_percent", 1.0), extra.get("clip_end_percent", 1.0)),
     )
 
 
@@ -272,7 +286,7 @@ def read_vace(extra: dict, side: str) -> tuple[VaceContext, ...]:
 def _vace_ours(extra: dict) -> list[tuple[float, float, int]]:
     """Our entry of each context; those of native nodes count throughout, with no reference picture known of."""
     count = len(extra.get("vace_frames") or ())
-    ours = list(extra.get(_VACE_OURS) or ())[:count]
+    ours = list(extra.get(VACE_OURS) or ())[:count]
     return ours + [(0.0, 1.0, 0)] * (count - len(ours))
 
 
@@ -300,7 +314,7 @@ def write_vace(conditioning: list, context: VaceContext, references: int, spec: 
                 f"The VACE contexts have {', '.join(map(str, lengths))} latent frames. Give every VACE node the same "
                 "number of frames, and native ones the same number of reference pictures."
             )
-        values[_VACE_OURS] = [(start, end, most) for start, end, _ in entries]
+        values[VACE_OURS] = [(start, end, most) for start, end, _ in entries]
         made.append([cross_attn, {**extra, **values}])
         before = max(before, most)
     return made, before
@@ -331,6 +345,11 @@ def write_reference(conditioning: list, latent: Tensor) -> list:
     """Add a reference picture ``[1, C, 1, h, w]`` to CONDITIONING, behind any that is there, as native nodes do."""
     return [[cross, {**more, "reference_latents": [*more.get("reference_latents", []), latent]}] for cross, more in
             conditioning]  # fmt: skip
+
+
+def write_subjects(conditioning: list, latent: Tensor) -> list:
+    """Add pictures of subjects ``[1, C, n, h, w]`` to CONDITIONING as the native Phantom node does."""
+    return _with_values(conditioning, {"time_dim_concat": latent})
 
 
 def write_camera(conditioning: list, embedding: Tensor) -> list:

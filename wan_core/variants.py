@@ -38,10 +38,6 @@ class Feature(Enum):
     """A control clip, its mask and reference pictures, through blocks of their own (96 channels)."""
 
 
-NATIVE_FEATURES = frozenset({Feature.CONCAT, Feature.CLIP, Feature.LAST_FRAME, Feature.FIRST_FRAME, Feature.BLANK})
-"""What a model may take beside the text and still be driven by native samplers."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class LatentSpec:
     """A latent space: channels, strides in frames and pixels, and the statistics that normalise it."""

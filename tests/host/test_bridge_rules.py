@@ -85,6 +85,15 @@ def merged(graph, files, model, first: bool):
     return video(graph, files, graph.add("ModelMergeSimple", model1=one, model2=two, ratio=0.5))
 
 
+def wan_merged(graph, files, model):
+    """The node with a weight for each layer; its widgets are the host's own."""
+    other = graph.add("UNETLoader", unet_name=files["t2v"].name, weight_dtype="default")
+    parts = ("patch_embedding.", "time_embedding.", "time_projection.", "text_embedding.", "img_emb.", "head.")
+    names = [*parts, *(f"blocks.{n}." for n in range(40))]
+    merge = graph.add("ModelMergeWAN2_1", model1=other, model2=model, **dict.fromkeys(names, 0.5))
+    return video(graph, files, merge)
+
+
 LORA, LAYERS, NETWORK = "Wan Core LoRA node, before", "Wan Core Memory node", "cannot be compiled"
 ROPE = {f"{what}_{axis}": value for what, value in (("scale", 2.0), ("shift", 0.0)) for axis in "xyt"}
 SKIP = {
@@ -99,6 +108,10 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "TorchCompileModel": (node("TorchCompileModel", backend="inductor"), NETWORK),
     "ModelMergeSimple, into it": (lambda *given: merged(*given, first=True), LORA),
     "ModelMergeSimple, into another": (lambda *given: merged(*given, first=False), "cannot be merged"),
+    "ModelMergeWAN2_1": (wan_merged, "cannot be merged"),
+    "WanAnimate2Cache": (node("WanAnimate2Cache", device="cpu", dtype="default"), LAYERS),
+    "WanInfiniteTalkToVideo": (call("set_model_patch", patch=None, name="attn2_patch"), LAYERS),
+    "WanUni3CControlnetApply": (call("get_model_object", name="diffusion_model"), NETWORK),
     "ModelSave": (lambda graph, files, model: graph.add("ModelSave", model=model, filename_prefix="no"), "be saved"),
     "ModelComputeDtype": (node("ModelComputeDtype", dtype="fp16"), "Wan Core Load Model (precision)"),
     "UNetSelfAttentionMultiply": (node("UNetSelfAttentionMultiply", q=1.1, k=1.0, v=1.0, out=1.0), "read or change"),
@@ -107,7 +120,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     "NAGuidance": (node("NAGuidance", nag_scale=5.0, nag_alpha=0.5, nag_tau=1.5), LAYERS),
     "ScaleROPE": (node("ScaleROPE", **ROPE), LAYERS),
     "ControlNet": (sampled(control=True), "takes no ControlNet"),
-    "ReferenceLatent": (sampled(reference=True), "carries reference_latent, which Wan Core's model does not take"),
+    "ReferenceLatent": (sampled(reference=True), "carries reference_latents, which Wan 2.1 T2V"),
     "no text": (sampled(no_text=True), "without a text"),
     "latent of another VAE": (of_another_space, "takes 16 channels. Make it with Wan Core Empty Latent"),
     "attention of a pack": (overridden, LAYERS),
@@ -129,7 +142,8 @@ REFUSED: dict[str, tuple[Callable, str]] = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_it_cannot_do_is_refused_in_a_sentence_that_says_what_does_it(client, tiny_files, lora, what):
     make, words = REFUSED[what]
-    if what in ("LoraLoaderBypassModelOnly", "NAGuidance", "ScaleROPE") and what not in client.get("/object_info"):
+    newer = ("LoraLoaderBypassModelOnly", "NAGuidance", "ScaleROPE", "WanAnimate2Cache")
+    if what in newer and what not in client.get("/object_info"):
         pytest.skip(f"this ComfyUI has no {what}")
     graph = Graph()
     made = make(graph, tiny_files, bridge(graph, our_model(graph, tiny_files, "t2v")))
@@ -150,11 +164,30 @@ def test_experts_of_a_model_that_has_none_are_refused_by_the_file_name(client, t
     assert f"{tiny_files['t2v'].name} is one model, not a pair" in str(refused.value), str(refused.value)
 
 
-@pytest.mark.parametrize("role", ["vace", "fun_control", "fun_camera"])
-def test_models_that_take_more_than_native_samplers_give_are_refused(client, tiny_files, role):
+def test_a_vace_context_that_counts_in_some_steps_needs_our_sampler(client, tiny_files):
     graph = Graph()
-    graph.dump(video(graph, tiny_files, bridge(graph, our_model(graph, tiny_files, role))), "never")
-    with pytest.raises(api_client.JobError, match="Sample with the Wan Core Sampler"):
+    parts = loaders(graph, tiny_files)
+    node = graph.add(
+        "WanCoreVace", positive=parts["text"].wire(0), negative=parts["text"].wire(1), vae=parts["vae"], **SIZE,
+        frames=5, batch_size=1, strength=1.0, start_percent=0.0, end_percent=0.5,
+    )  # fmt: skip
+    model = bridge(graph, our_model(graph, tiny_files, "vace"))
+    graph.dump(native_sampler(graph, model, node.wire(0), node.wire(1), node.wire(2), steps=2), "never")
+    with pytest.raises(api_client.JobError, match="or use the Wan Core Sampler"):
+        client.run(graph.prompt)
+
+
+def test_a_vace_context_of_another_size_is_refused_in_a_sentence(client, tiny_files):
+    graph = Graph()
+    parts = loaders(graph, tiny_files)
+    node = graph.add(
+        "WanVaceToVideo", positive=parts["text"].wire(0), negative=parts["text"].wire(1), vae=parts["vae"],
+        width=32, height=32, length=5, batch_size=1, strength=1.0,
+    )  # fmt: skip
+    model = bridge(graph, our_model(graph, tiny_files, "vace"))
+    latent = graph.add("EmptyHunyuanLatentVideo", **SIZE, length=5, batch_size=1)
+    graph.dump(native_sampler(graph, model, node.wire(0), node.wire(1), latent, steps=2), "never")
+    with pytest.raises(api_client.JobError, match=r"VACE context 1 is .* same width"):
         client.run(graph.prompt)
 
 

@@ -50,7 +50,6 @@ class Solver(Protocol):
         schedule: Schedule,
         *,
         on_step: Callable[[StepResult], None] | None = None,
-        after_step: Callable[[Tensor], Tensor] | None = None,
         noise: Noise | None = None,
     ) -> Tensor: ...
 
@@ -67,7 +66,6 @@ def solve(
     schedule: Schedule,
     *,
     on_step: Callable[[StepResult], None] | None = None,
-    after_step: Callable[[Tensor], Tensor] | None = None,
     noise: Noise | None = None,
 ) -> Tensor:
     """The one sampling loop.
@@ -76,8 +74,6 @@ def solve(
         method: a solver below.
         x: float32, at the first sigma of ``schedule``.
         on_step: called after each step (previews, progress, finite check).
-        after_step: changes ``x`` before it goes into the next step, e.g. puts back a clean first frame; what the
-            solver remembers is left as it is (as in Wan-Video/Wan2.2 ``wan/textimage2video.py``).
         noise: drawn from by solvers that add noise on the way.
 
     Returns:
@@ -87,8 +83,6 @@ def solve(
     for done, step in enumerate(schedule.steps, 1):
         x0 = x - step.sigma * denoise(x, step).float()
         x = update(x, x0, step)
-        if after_step is not None:
-            x = after_step(x)
         if on_step is not None:
             on_step(StepResult(step=step, done=done, total=len(schedule), x=x, x0=x0))
     return x

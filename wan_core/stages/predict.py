@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..conditioning.clip_tokens import blank_context, clip_context
 from ..conditioning.text import folded, text_context
-from ..errors import InputError
+from ..errors import InputError, MismatchError
 from ..grid import PATCH_HW
+from ..models.dit import VaceControl
 from ..runtime.attention import using
 from ..runtime.finite import check_finite
 from ..runtime.memory import CHUNKS, Work, dit_work
@@ -18,9 +19,9 @@ from ..runtime.ports import Ports
 from ..runtime.residency import Changes, Resident
 from ..runtime.stay import Stay, Stop
 from ..sampling.loras import changes_at
-from ..variants import Feature
+from ..variants import Feature, WanVariant
 from .load import ModelHandle
-from .sample import ALMOST_ALL_NOISE, LORAS_FIRST, NOT_FINITE
+from .sample import ALMOST_ALL_NOISE, LORAS_FIRST, NOT_FINITE, extra_frames
 
 SIDES = ("high", "low")
 AHEAD = 64
@@ -34,14 +35,20 @@ class Asked:
     """What a prediction is asked for.
 
     x ``[B, in_dim, T, h, w]`` with the condition channels; t in 0..1000, ``[B]``, or ``[B, T]`` one for each latent
-    frame; text ``[B or 1, S, text_dim]``; clip ``[B or 1, S, img_dim]``. ``sigma``: the noise level, ``sigmas``: all of
-    the run, where the caller knows them (LoRAs whose strength changes over the steps need them).
+    frame; text ``[B or 1, S, text_dim]``; clip ``[B or 1, S, img_dim]``; reference ``[B, C, h, w]``, subjects ``[B,
+    C, n, h, w]``, vace contexts ``[1 or B, 96, T, h, w]``: normalised; camera ``[B, 24, T, H, W]`` in pixels.
+    ``sigma``: the noise level, ``sigmas``: all of the run, where the caller knows them (LoRAs with a strength over the
+    steps need them).
     """
 
     x: Tensor
     t: Tensor
     text: Tensor
     clip: Tensor | None = None
+    reference: Tensor | None = None
+    camera: Tensor | None = None
+    vace: tuple[VaceControl, ...] = ()
+    subjects: Tensor | None = None
     sigma: Tensor | float | None = None
     sigmas: Tensor | None = None
 
@@ -75,11 +82,12 @@ class Predictor:
         """Velocity (noise - x0), float32 ``[B, out_dim, T, h, w]``.
 
         Raises:
-            MismatchError: text or CLIP tokens of another model.
+            MismatchError: text, CLIP tokens or another condition of another model or size.
             NonFiniteError: the model gave NaN.
             CapacityError: it does not fit.
         """
-        cfg, (batch, *_, height, width) = self.model.variant.dit, asked.x.shape
+        cfg, (batch, _, frames, height, width) = self.model.variant.dit, asked.x.shape
+        _check(asked, self.model.variant)
         level = float(asked.t.max()) / 1000
         side = self._expert(level)
         text, bias = text_context(asked.text.float(), cfg, batch), None
@@ -93,12 +101,18 @@ class Predictor:
         t = asked.t
         if t.ndim == 2:
             t = t.repeat_interleave(-(-height // PATCH_HW) * -(-width // PATCH_HW), dim=1)
-        number = self._open(tuple(asked.x.shape), side, self._changes(side, asked))
+        x = asked.x.float()
+        x = x if asked.subjects is None else torch.cat((x, asked.subjects.to(x)), dim=2)
+        number = self._open(tuple(x.shape), side, self._changes(side, asked), len(asked.vace))
         stay = self._stay
 
         def forward() -> Tensor:
             module, walk = stay.begin(number)
-            return module(asked.x.float(), t, text, clip, walk, bias, stay.plan.chunk)
+            made = module(
+                x, t, text, clip, walk, bias, stay.plan.chunk, reference=asked.reference, camera=asked.camera,
+                vace=asked.vace,
+            )  # fmt: skip
+            return made[:, :, :frames]
 
         try:
             with using(self.model.options.attention, self._ports.notify):
@@ -113,8 +127,8 @@ class Predictor:
     def smallest_work_bytes(self, batch: int, frames: int, height: int, width: int) -> int:
         """Memory that a prediction needs besides weights, at least; 0 where it is set aside already."""
         if self._open_for is not None:
-            held, _, *size = self._open_for[0]
-            if batch <= held and size == [frames, height, width]:
+            held, _, most, *size = self._open_for[0]
+            if batch <= held and frames <= most and size == [height, width]:
                 return 0
         return self._work(batch, frames, height, width).bytes_at(CHUNKS[-1], False)
 
@@ -158,9 +172,9 @@ class Predictor:
         step = int((asked.sigmas[:-1] >= float(asked.sigma) - ROUNDING).sum()) - 1
         return changes_at(loras, side, max(0, step), steps)
 
-    def _open(self, shape: tuple[int, ...], side: str, changes: Changes) -> int:
+    def _open(self, shape: tuple[int, ...], side: str, changes: Changes, contexts: int) -> int:
         """Hold the device for such predictions; returns the number of the next."""
-        wanted = (shape, side, changes)
+        wanted = (shape, side, changes, contexts)
         if self._open_for == wanted and self._next < AHEAD and not self._is_evicted(side):
             self._next += 1
             return self._next - 1
@@ -178,7 +192,7 @@ class Predictor:
             other = SIDES[1 - SIDES.index(side)]
             stops.append(Stop(weights=self._weights(other), changes=changes_at(self.model.loras, other, 0, 1)))
         batch, _, *size = shape
-        self._stay = Stay(stops, self._work(batch, *size), self._ports, self.model.options.budget_bytes)
+        self._stay = Stay(stops, self._work(batch, *size, contexts), self._ports, self.model.options.budget_bytes)
         self._open_for, self._next = wanted, 1
         if not self._stay.plan.whole:
             self._say(self._stay.plan.describe())
@@ -191,8 +205,41 @@ class Predictor:
     def _weights(self, side: str) -> Resident:
         return self.model.high if side == "high" else self.model.low
 
-    def _work(self, batch: int, frames: int, height: int, width: int) -> Work:
+    def _work(self, batch: int, frames: int, height: int, width: int, contexts: int = 1) -> Work:
+        frames += extra_frames(self.model.variant)
         tokens = frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
         high = self.model.high
-        fused = high.device.type == "cuda"
-        return dit_work(self.model.variant.dit, batch, tokens, 1, high.compute_dtype.itemsize, fused=fused)
+        return dit_work(
+            self.model.variant.dit, batch, tokens, 1, high.compute_dtype.itemsize, fused=high.device.type == "cuda",
+            contexts=contexts,
+        )  # fmt: skip
+
+
+def _check(asked: Asked, variant: WanVariant) -> None:
+    """What stands beside the latent must be the model's, of the latent's size."""
+    cfg, side, own = variant.dit, variant.latent.stride_hw, variant.latent.channels
+    _, channels, frames, height, width = asked.x.shape
+    if channels != cfg.in_dim:
+        raise MismatchError(
+            f"The conditioning gives {variant.title} {channels - own} channels beside the noise; it takes "
+            f"{cfg.in_dim - own}. Use the conditioning node of this model (Wan Core Image to Video, Fun Control or "
+            "Camera Control)."
+        )
+    contexts = {f"VACE context {n}": one.context for n, one in enumerate(asked.vace, 1)}
+    wanted = {
+        "reference picture": (asked.reference, [own, height, width]),
+        "camera path": (asked.camera, [24, frames, height * side, width * side]),
+        **{what: (context, [cfg.vace_in_dim, frames, height, width]) for what, context in contexts.items()},
+    }
+    for what, (given, shape) in wanted.items():
+        if given is not None and list(given.shape[1:]) != shape:
+            raise MismatchError(
+                f"The {what} is {list(given.shape[1:])}, the latent to sample needs {shape}. Give both nodes the same "
+                "width, height, frames and VAE."
+            )
+    subjects = asked.subjects
+    if subjects is not None and [subjects.shape[1], *subjects.shape[3:]] != [channels, height, width]:
+        raise MismatchError(
+            f"The pictures of subjects were encoded to {list(subjects.shape[1:])}, the latent to sample is "
+            f"{[channels, frames, height, width]}. Give both nodes the same width, height and VAE."
+        )

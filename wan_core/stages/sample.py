@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from ..conditioning.checks import check_tensor
-from ..conditioning.first_frame import CleanFrames
 from ..conditioning.known_frames import LATENT_LAYOUT
 from ..errors import InputError, MismatchError, first_few
-from ..grid import PATCH_HW, check_amount
+from ..grid import PATCH_HW, check_amount, pixel_frames
 from ..models.dit import Inputs
 from ..models.nag import NegativeText
 from ..runtime.attention import using
@@ -19,16 +18,17 @@ from ..runtime.memory import dit_work
 from ..runtime.ports import Ports
 from ..runtime.stay import Stay, Stop
 from ..sampling.experts import by_boundary, by_step, expert_names
-from ..sampling.guidance import check_scale
+from ..sampling.given import GivenParts, stretched
+from ..sampling.guidance import check_scale, passes
 from ..sampling.guidance_options import PLAIN, GuidanceOptions, StepGuidance, guided_by
 from ..sampling.loras import changes_at
 from ..sampling.noise import SEEDS, initial_noise, leave_off, noisy_start, step_noise, take_up
 from ..sampling.sigmas import Schedule, Step, from_sigmas, make_schedule
 from ..sampling.solvers import DEFAULT_SCHEDULE, SOLVERS, Denoise, StepResult
-from ..variants import NATIVE_FEATURES, Feature, WanVariant
+from ..variants import Feature, WanVariant
 from .guidance import check_guidance
 from .load import ModelHandle
-from .sides import Condition, Side, check_sides, prepared
+from .sides import Condition, Side, averaged, check_sides, counting, prepared
 
 AUTO = "auto"
 MAX_BATCH_INDEX = 1023
@@ -44,8 +44,9 @@ LORAS_FIRST = "Lower the strength of the LoRA, or take it away. "
 
 @dataclass(frozen=True, kw_only=True)
 class StartLatent:
-    """What sampling starts from: ``samples`` ``[B, C, T, h, w]`` not normalised (all zero: nothing), ``noise_mask`` 0
-    where the latent is given, ``batch_index`` as ComfyUI's LATENT has it."""
+    """What sampling starts from: ``samples`` ``[B, C, T, h, w]`` not normalised (all zero: nothing), ``noise_mask``
+    ``[frames, H, W]`` or ``[B or 1, 1, frames, H, W]`` of any size, 0 where the latent is given, 1 where it is made,
+    and ``batch_index``, as ComfyUI's LATENT has them."""
 
     samples: Tensor
     noise_mask: Tensor | None = None
@@ -168,13 +169,13 @@ def _described(plan: Plan, variant: WanVariant, over_steps: bool) -> str:
 @torch.no_grad()
 def sample(
     model: ModelHandle,
-    positive: Condition,
-    negative: Condition | None,
+    positive: Condition | Sequence[Condition],
+    negative: Condition | Sequence[Condition] | None,
     start: StartLatent,
     settings: Settings,
     ports: Ports,
 ) -> Tensor:
-    """Run the sampler.
+    """Run the sampler. A side may have several entries, of which those that count at a noise level are averaged.
 
     Returns:
         Latent ``[B, C, T, h, w]`` float32 on the CPU, not normalised. With steps left (``end_step``), the noisy latent
@@ -184,63 +185,61 @@ def sample(
     check_latent(variant, start)
     plan = resolve(settings, variant)
     given = _given(start, plan, variant, ports)
-    clean = _clean_frames(start, given, variant)
+    parts = _given_parts(start, given, plan, variant, ports)
+    positive, negative = _entries(positive), _entries(negative)
     device = model.high.device
     like = given.to(device)
-    conditions = [prepared(side, variant, like, ports) for side in (positive, negative) if side is not None]
+    shift, made = settings.shift or variant.defaults.shift, None if parts is None else parts.made
+    conditions = [
+        [prepared(one, variant, like, ports, shift, made) for one in side] for side in (positive, negative) if side
+    ]
     check_sides(positive, negative, ports)
-    if clean is not None and Feature.CONCAT in variant.features and positive.known_latent is None:
+    is_clean = parts is not None and Feature.FIRST_FRAME in variant.features
+    if is_clean and Feature.CONCAT in variant.features and all(one.known_latent is None for one in positive):
         raise MismatchError(
             f"{variant.title} takes its picture in the latent and beside the noise; here it is in the latent alone. "
             "Connect the model to Wan Core Image to Video, or use Wan Core Fun Control or Camera Control."
         )
     for scale in (plan.guidance_high, *(() if model.low is None else (plan.guidance_low,))):
         # Of both experts, whether or not each has a step to do.
-        check_scale(scale, negative is not None or model.guidance.over_steps is not None)
-    check_guidance(model.guidance, step_guidance(model, plan), negative is not None, ports.notify)
+        check_scale(scale, bool(negative) or model.guidance.over_steps is not None)
+    check_guidance(model.guidance, step_guidance(model, plan), bool(negative), ports.notify)
+    if model.guidance.nag is not None and len(negative) > 1:
+        raise InputError(
+            f"NAG guides away from one negative prompt; the negative conditioning has {len(negative)} entries. Remove "
+            "the node that combines them, or remove NAG."
+        )
     # All inputs are good. What a host cannot hold it refuses here, before noise of the same size is drawn.
-    contexts = max(len(side.vace) for side in conditions)
-    with _stay(model, plan, like, ports, contexts) as stay, using(model.options.attention, ports.notify):
-        denoise = _denoiser(model, conditions, plan, clean, stay)
+    with _stay(model, plan, like, ports, conditions) as stay, using(model.options.attention, ports.notify):
+        noise = initial_noise(tuple(given.shape), plan.seed, start.batch_index)
+        placed = None if parts is None else parts.on(device, None if is_clean else noise)
+        denoise = _denoiser(model, conditions, plan, placed, stay)
         ports.notify(describe(plan, variant, model.guidance))
         if not stay.plan.whole:
             ports.notify(stay.plan.describe())
-        return _solve(model, denoise, given, start, plan, clean, ports)
+        x = _solve(model, denoise, _noised(given, noise, plan), plan, ports).cpu()
+    x = leave_off(x, plan.schedule.sigmas[-1].item())
+    # Frames that are shown clean carry no noise that could be left over.
+    return variant.latent.denormalise(parts.impose(x) if is_clean else x)
 
 
-def _solve(
-    model: ModelHandle,
-    denoise: Denoise,
-    given: Tensor,
-    start: StartLatent,
-    plan: Plan,
-    clean: CleanFrames | None,
-    ports: Ports,
-) -> Tensor:
-    """From noise to the latent, not normalised."""
-    variant, device = model.variant, model.high.device
-    x = _noised(given, initial_noise(tuple(given.shape), plan.seed, start.batch_index), plan)
-    x = clean.impose(x) if clean is not None else x
+def _entries(side: Condition | Sequence[Condition] | None) -> Sequence[Condition]:
+    return [side] if isinstance(side, Condition) else side or []
+
+
+def _solve(model: ModelHandle, denoise: Denoise, x: Tensor, plan: Plan, ports: Ports) -> Tensor:
+    """From the first noise level to the last."""
+    device = model.high.device
 
     def on_step(result: StepResult) -> None:
         where = f"step {result.index + 1} of {len(plan.whole)} at sigma {result.step.sigma:.3f}"
-        if variant.experts == 2:
+        if model.variant.experts == 2:
             where += f", {plan.experts[result.done - 1]}-noise expert"
         check_finite(result.x, where, model.name, LORAS_FIRST + NOT_FINITE if model.loras else NOT_FINITE)
         ports.progress(result.done, len(plan.schedule), result.x0)
 
-    x = SOLVERS[plan.solver](
-        denoise,
-        x.to(device),
-        plan.schedule,
-        on_step=on_step,
-        after_step=clean.impose if clean is not None else None,
-        noise=step_noise(plan.seed, device),
-    )
-    x = leave_off(x.cpu(), plan.schedule.sigmas[-1].item())
-    if clean is not None:
-        x = clean.impose(x)  # given frames carry no noise that could be left over
-    return variant.latent.denormalise(x)
+    solver, noise = SOLVERS[plan.solver], step_noise(plan.seed, device)
+    return solver(denoise, x.to(device), plan.schedule, on_step=on_step, noise=noise)
 
 
 def check_latent(variant: WanVariant, start: StartLatent) -> None:
@@ -285,28 +284,32 @@ def _noised(given: Tensor, noise: Tensor, plan: Plan) -> Tensor:
     return noisy_start(given, noise, sigma) if plan.add_noise else take_up(given, sigma)
 
 
-def _clean_frames(start: StartLatent, given: Tensor, variant: WanVariant) -> CleanFrames | None:
+def _given_parts(start: StartLatent, given: Tensor, plan: Plan, variant: WanVariant, ports: Ports) -> GivenParts | None:
     if start.noise_mask is None:
         return None
     mask = start.noise_mask
-    if not isinstance(mask, Tensor) or mask.ndim < 3 or 0 in mask.shape:
-        raise InputError(f"The noise mask must be [frames, height, width]; got {list(getattr(mask, 'shape', []))}.")
-    if Feature.FIRST_FRAME not in variant.features:
-        other = variant.features <= NATIVE_FEATURES
-        raise MismatchError(
-            f"The latent carries a noise mask (inpainting), which the sampler does not do with {variant.title} yet. "
-            "Remove the mask" + (", or sample with native KSampler behind Wan Core Model to MODEL." if other else ".")
+    if not isinstance(mask, Tensor) or mask.is_nested or not 3 <= mask.ndim <= 5 or 0 in mask.shape:
+        raise InputError(
+            f"The noise mask must be [frames, height, width]; got {list(getattr(mask, 'shape', []))}. Connect a mask "
+            "of the clip."
         )
-    frames = given.shape[2]
-    per_frame = mask.reshape(mask.shape[0], -1, *mask.shape[-3:])[0, 0] if mask.ndim >= 4 else mask[:1]
-    per_frame = per_frame.expand(frames, -1, -1) if per_frame.shape[0] == 1 else per_frame
-    low, high = per_frame.amin((1, 2)), per_frame.amax((1, 2))
-    if per_frame.shape[0] != frames or bool((low != high).any()) or bool(((low != 0) & (low != 1)).any()):
-        raise MismatchError(
-            f"The noise mask {list(mask.shape)} must be 0 (given) or 1 (to be made) for whole latent frames, of which "
-            f"there are {frames}; parts of a frame cannot be given yet."
+    if not (mask.isfinite().all() and mask.amin() >= 0 and mask.amax() <= 1):
+        raise InputError("The noise mask must be from 0 (given) to 1 (to be made), and it is not. Clamp it.")
+    batch, _, frames, height, width = given.shape
+    if mask.ndim == 5 and mask.shape[0] not in (1, batch):
+        raise MismatchError(f"The noise mask has {mask.shape[0]} clips, the latent {batch}. Give it one, or as many.")
+    count, expected = mask.shape[2] if mask.ndim == 5 else mask[..., 0, 0].numel(), pixel_frames(frames)
+    if count not in (1, frames, expected):
+        ports.notify(
+            f"The noise mask has {count} frames and the clip {expected} ({frames} latent frames): it is stretched over "
+            "the clip, as natively. Wan Core Inpaint Mask takes frame for frame."
         )
-    return CleanFrames(latent=given, clean=low == 0)
+    if not plan.add_noise and Feature.FIRST_FRAME not in variant.features:
+        raise MismatchError(
+            "The latent carries a noise mask and goes on from another sampler: what is given has that sampler's noise "
+            "in it. Sample in one Wan Core Sampler (a pair changes its experts inside), or remove the mask."
+        )
+    return GivenParts(latent=given, made=stretched(mask, frames, height, width).cpu())
 
 
 def extra_frames(variant: WanVariant) -> int:
@@ -314,16 +317,19 @@ def extra_frames(variant: WanVariant) -> int:
     return 1 if Feature.REFERENCE in variant.features else 0
 
 
-def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports, contexts: int) -> Stay:
+def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports, sides: Sequence[Sequence[Side]]) -> Stay:
     """The device, for all steps of the plan."""
     stops = []
     for number, (step, now) in enumerate(zip(plan.schedule.steps, step_guidance(model, plan))):
         side = plan.experts[number] if model.low is not None else "high"
         weights = {"high": model.high, "low": model.low}[side]
         changes = changes_at(model.loras, side, step.index, len(plan.whole))
-        stops.append(Stop(weights=weights, changes=changes, passes=now.passes))
+        stops.append(Stop(weights=weights, changes=changes, passes=_predictions(now, step, sides)))
     batch, _, frames, height, width = x.shape
-    tokens = (frames + extra_frames(model.variant)) * -(-height // PATCH_HW) * -(-width // PATCH_HW)
+    entries = [one for side in sides for one in side]
+    frames += extra_frames(model.variant)
+    frames += max(0 if one.subjects is None else one.subjects.shape[2] for one in entries)
+    tokens = frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
     work = dit_work(
         model.variant.dit,
         batch,
@@ -331,10 +337,20 @@ def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports, contexts: int
         max(1, *(stop.passes for stop in stops)),
         model.high.compute_dtype.itemsize,
         fused=model.high.device.type == "cuda",
-        contexts=contexts,
+        contexts=max(len(one.vace) for one in entries),
         negative_text=model.guidance.nag is not None,
     )
     return Stay(stops, work, ports, model.options.budget_bytes)
+
+
+def _predictions(now: StepGuidance, step: Step, sides: Sequence[Sequence[Side]]) -> int:
+    """How many a step makes: one for each entry that counts, of each side that it needs."""
+    if now.still:
+        return 0
+    count = len(counting(sides[0], step.sigma, "positive", f"step {step.index + 1}")) * (1 + bool(now.skip_extra))
+    if passes(now.scale) > 1:
+        count += len(counting(sides[1], step.sigma, "negative", f"step {step.index + 1}"))
+    return count
 
 
 def step_guidance(model: ModelHandle, plan: Plan) -> list[StepGuidance]:
@@ -346,56 +362,64 @@ def step_guidance(model: ModelHandle, plan: Plan) -> list[StepGuidance]:
     ]
 
 
-def _denoiser(model: ModelHandle, conditions: list[Side], plan: Plan, clean: CleanFrames | None, stay: Stay):
-    """The one Denoise of a run: guidance inside each expert, the choice of expert around both."""
+def _denoiser(
+    model: ModelHandle, sides: Sequence[Sequence[Side]], plan: Plan, given: GivenParts | None, stay: Stay
+) -> Denoise:
+    """The one Denoise of a run: entries inside each side, guidance inside each expert, the choice of expert around
+    both, what is given around all."""
 
-    def predict(x: Tensor, step: Step, sides: Sequence[Side]) -> list[Tensor]:
+    def predict_each(x: Tensor, step: Step, entries: Sequence[Side]) -> list[Tensor]:
         number = step.index - plan.schedule.first
-        t = clean.timesteps(step.timestep, x) if clean is not None else x.new_full((x.shape[0],), step.timestep)
-        stacked = [x if side.concat is None else torch.cat((x, side.concat), dim=1) for side in sides]
-        inputs = [
-            Inputs(
-                x=one, t=t, text=side.text, clip=side.clip, text_bias=side.text_bias, reference=side.reference,
-                camera=side.camera, vace=side.controls_at(step.index, len(plan.whole)), skip=side.skip,
-                negative=side.negative,
-            )
-            for one, side in zip(stacked, sides)
-        ]  # fmt: skip
+        t = given.timesteps(step.timestep, x) if given is not None else x.new_full((x.shape[0],), step.timestep)
+        inputs = [_inputs(one, x, t, step.index, len(plan.whole)) for one in entries]
 
-        def all_sides() -> list[Tensor]:
+        def all_entries() -> list[Tensor]:
             if stay.plan.together:
                 module, walk = stay.begin(number)
                 return module.together(inputs, walk, stay.plan.chunk)
             made = []
             for again, one in enumerate(inputs):
                 module, walk = stay.begin(number, again)
-                made.append(
-                    module(
-                        one.x, one.t, one.text, one.clip, walk, one.text_bias, stay.plan.chunk, one.reference,
-                        one.camera, one.vace, one.skip, one.negative,
-                    )
-                )  # fmt: skip
+                made.append(module(**vars(one), walk=walk, chunk=stay.plan.chunk))
             return made
 
-        return stay.attempt(all_sides)
+        return [made[:, :, : x.shape[2]] for made in stay.attempt(all_entries)]  # what stands behind the clip goes
+
+    def predict(x: Tensor, step: Step, wanted: Sequence[Sequence[Side]]) -> list[Tensor]:
+        now = [[one for one in entries if one.counts_at(step.sigma)] for entries in wanted]
+        made = iter(predict_each(x, step, [one for entries in now for one in entries]))
+        return [averaged([next(made) for _ in entries], entries) for entries in now]
 
     options, steps = model.guidance, len(plan.whole)
-    cond, uncond = conditions[0], conditions[1] if len(conditions) > 1 else None
+    cond, uncond = sides[0], sides[1] if len(sides) > 1 else None
     if options.nag is not None:
-        cond = replace(cond, negative=NegativeText(text=uncond.text, text_bias=uncond.text_bias, nag=options.nag))
+        negative = NegativeText(text=uncond[0].text, text_bias=uncond[0].text_bias, nag=options.nag)
+        cond = [replace(one, negative=negative) for one in cond]
 
     def guided(scale: float) -> Denoise:
         return guided_by(
             predict, cond, uncond,
             at=lambda index: options.at(index, steps, scale),
-            skipping=lambda side, blocks: replace(side, skip=blocks),
+            skipping=lambda side, blocks: [replace(one, skip=blocks) for one in side],
             rescale=options.zero_star is not None and options.zero_star.rescale,
         )  # fmt: skip
 
-    high = guided(plan.guidance_high)
-    if model.low is None:
-        return high
-    low = guided(plan.guidance_low)
-    if plan.switch_step is not None:
-        return by_step(high=high, low=low, switch_step=plan.switch_step)
-    return by_boundary(high=high, low=low, boundary=plan.boundary)
+    denoise = guided(plan.guidance_high)
+    if model.low is not None:
+        low = guided(plan.guidance_low)
+        denoise = (
+            by_boundary(high=denoise, low=low, boundary=plan.boundary)
+            if plan.switch_step is None
+            else by_step(high=denoise, low=low, switch_step=plan.switch_step)
+        )
+    return denoise if given is None else given.around(denoise)
+
+
+def _inputs(side: Side, x: Tensor, t: Tensor, step: int, steps: int) -> Inputs:
+    """What the transformer is given of an entry in a step."""
+    x = x if side.concat is None else torch.cat((x, side.concat), dim=1)
+    return Inputs(
+        x=x if side.subjects is None else torch.cat((x, side.subjects), dim=2), t=t, text=side.text, clip=side.clip,
+        text_bias=side.text_bias, reference=side.reference, camera=side.camera, vace=side.controls_at(step, steps),
+        skip=side.skip, negative=side.negative,
+    )  # fmt: skip

@@ -1,5 +1,6 @@
 """What comes off the wires -> what the transformer is given: each side checked, in its channels, on its device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,22 +11,31 @@ from ..conditioning.clip_tokens import blank_context, clip_context
 from ..conditioning.control import check_control, plain_channels
 from ..conditioning.known_frames import concat_channels
 from ..conditioning.reference import reference_latent
+from ..conditioning.subjects import subject_frames
 from ..conditioning.text import folded, text_context
 from ..conditioning.vace import VaceContext, blank, pack
-from ..errors import MismatchError
+from ..errors import InputError, MismatchError
 from ..models.dit import VaceControl
 from ..models.nag import NegativeText
 from ..runtime.ports import Ports
+from ..sampling.sigmas import shift_sigma
 from ..variants import Feature, WanVariant
+
+MAX_STRENGTH = 1000.0
+ROUNDING = 1e-6
+"""Of noise levels that are computed in two ways."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """One side (positive or negative) as it comes off the wires.
+    """One side (positive or negative) as it comes off the wires, or one of several entries of a side.
 
     text ``[1 or B, S, text_dim]``; known_latent ``[1, C, T, h, w]`` not normalised; known_mask ``[1, 4, T, h, w]``, 1
     known; clip: CLIP tokens ``[1 or 2, S, dim]``; control_latent ``[1, C, T, h, w]`` and reference ``[1, C, 1, h, w]``
-    not normalised; camera ``[1, 24, T, H, W]`` in pixels; vace: contexts, added in turn.
+    not normalised; camera ``[1, 24, T, H, W]`` in pixels; vace: contexts, added in turn; subjects: latent frames
+    ``[1, C, n, h, w]`` behind the clip, not normalised. Of entries that count at a noise level the velocities are
+    averaged with their ``strength``; one counts from ``start`` to ``end``, shares of the schedule as native ComfyUI's
+    timestep ranges have them (with the run's shift).
     """
 
     text: Tensor
@@ -36,11 +46,15 @@ class Condition:
     reference: Tensor | None = None
     camera: Tensor | None = None
     vace: tuple[VaceContext, ...] = ()
+    subjects: Tensor | None = None
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One side, checked and on the device."""
+    """One entry of a side, checked and on the device."""
 
     text: Tensor
     text_bias: Tensor | None
@@ -50,8 +64,16 @@ class Side:
     camera: Tensor | None = None
     vace: tuple[tuple[VaceContext, Tensor], ...] = ()
     """Each with what the model takes."""
+    subjects: Tensor | None = None
+    strength: float = 1.0
+    sigmas: tuple[float, float] = (1.0, 0.0)
+    """Noise levels between which it counts."""
     skip: frozenset[int] = frozenset()
     negative: NegativeText | None = None
+
+    def counts_at(self, sigma: float) -> bool:
+        first, last = self.sigmas
+        return bool(self.strength) and last - ROUNDING <= sigma <= first + ROUNDING
 
     def controls_at(self, step: int, steps: int) -> tuple[VaceControl, ...]:
         """The VACE contexts that count in a step."""
@@ -62,15 +84,26 @@ class Side:
         )
 
 
-def prepared(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> Side:
-    """One side for a latent ``x``. Refuses what the model does not take, and says what it misses."""
+def prepared(
+    side: Condition, variant: WanVariant, x: Tensor, ports: Ports, shift: float = 1.0, made: Tensor | None = None
+) -> Side:
+    """One entry of a side for a latent ``x``. Refuses what the model does not take, and says what it misses.
+
+    Args:
+        shift: of the schedule, for entries that count in a part of it.
+        made: the noise mask ``[B or 1, 1, T, h, w]``; where a picture comes without a mask it is its mask, as natively.
+    """
     cfg, batch = variant.dit, x.shape[0]
+    _check_weight(side)
     check_control(side.control_latent, variant)
     concat = None
     if Feature.CONCAT in variant.features:
         if side.known_latent is None:
             ports.notify(f"{variant.title} is an image model and has no image: it will make the video from text alone.")
-        concat = concat_channels(side.known_latent, side.known_mask, variant.latent, x)
+        mask = side.known_mask
+        if mask is None and made is not None:
+            mask = 1 - made.expand(-1, 4, -1, -1, -1)
+        concat = concat_channels(side.known_latent, mask, variant.latent, x)
     elif Feature.START in variant.features:  # trained without a mask: the one that native nodes add says no more
         concat = plain_channels(side.known_latent, variant.latent, x, "start image")
     elif side.known_latent is not None:
@@ -103,8 +136,41 @@ def prepared(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> S
         text, bias = folded(text, cfg)
     vace = _vace(side, variant, x, ports)
     return Side(
-        text=text.to(x.device), text_bias=bias, concat=concat, clip=clip, reference=reference, camera=camera, vace=vace
-    )
+        text=text.to(x.device), text_bias=bias, concat=concat, clip=clip, reference=reference, camera=camera, vace=vace,
+        subjects=subject_frames(side.subjects, variant, x), strength=side.strength,
+        sigmas=(shift_sigma(1 - side.start, shift), shift_sigma(1 - side.end, shift)),
+    )  # fmt: skip
+
+
+def _check_weight(side: Condition) -> None:
+    if not 0 <= side.strength <= MAX_STRENGTH:  # true for NaN too
+        raise InputError(
+            f"The strength of a conditioning must be from 0 to {MAX_STRENGTH:g}; got {side.strength}. 1 is usual."
+        )
+    if not 0 <= side.start <= side.end <= 1:
+        raise InputError(
+            f"A conditioning counts from a start to a later end, both 0 to 1; got {side.start} and {side.end}. Use 0 "
+            "and 1 for the whole run."
+        )
+
+
+def counting(entries: Sequence[Side], sigma: float, side: str, where: str) -> list[Side]:
+    """The entries of a side that count at a noise level; none is an error, told before the run begins."""
+    found = [one for one in entries if one.counts_at(sigma)]
+    if not found:
+        raise InputError(
+            f"No entry of the {side} conditioning counts in {where} (noise level {sigma:.3f}). Widen the timestep "
+            "ranges until together they cover the run, and give one of them a strength above 0."
+        )
+    return found
+
+
+def averaged(velocities: Sequence[Tensor], entries: Sequence[Side]) -> Tensor:
+    """Their velocities, weighted by strength; of one entry its own, to the bit."""
+    if len(entries) == 1:
+        return velocities[0]
+    total = sum(one.strength for one in entries)
+    return sum(velocity * (one.strength / total) for velocity, one in zip(velocities, entries, strict=True))
 
 
 def _vace(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> tuple[tuple[VaceContext, Tensor], ...]:
@@ -124,17 +190,22 @@ def _vace(side: Condition, variant: WanVariant, x: Tensor, ports: Ports) -> tupl
     return tuple((context, pack(context, variant.latent, x)) for context in contexts)
 
 
-def check_sides(positive: Condition, negative: Condition | None, ports: Ports) -> None:
+def check_sides(positive: Sequence[Condition], negative: Sequence[Condition], ports: Ports) -> None:
     """A picture on one side only is guided away from or towards: nearly always a forgotten wire."""
-    if negative is None:
+    if not negative:
         return
     carried = {
         "known_latent": ("the image", "image-to-video"), "control_latent": ("the control video", "Fun Control"),
         "reference": ("the reference picture", "Fun Control"), "camera": ("the camera path", "camera"),
-        "vace": ("VACE contexts", "VACE"),
+        "vace": ("VACE contexts", "VACE"), "subjects": ("the pictures of subjects", "subject"),
     }  # fmt: skip
     for name, (what, node) in carried.items():
-        has = [getattr(side, name) is not None and getattr(side, name) != () for side in (positive, negative)]
+        has = [any(_carries(one, name) for one in side) for side in (positive, negative)]
         if has[0] != has[1]:
             only = "positive" if has[0] else "negative"
             ports.notify(f"Only the {only} conditioning carries {what}. Connect both outputs of the {node} node.")
+
+
+def _carries(one: Condition, name: str) -> bool:
+    value = getattr(one, name)
+    return value is not None and value != ()

@@ -68,8 +68,7 @@ def make_context(
         mask[len(video) :] = 1.0
     halves = [encode(split_clip(frames, mask, part), grid.frames) for part in ("inactive", "reactive")]
     latent, channels = torch.cat(halves, dim=1), mask_channels(mask, spec)
-    pictures = [] if references is None else _references(references, grid)
-    encoded = [encode(iter([picture]), 1) for picture in pictures]
+    encoded = [] if references is None else encode_references(encode, references, grid, "reference_image")
     if encoded:
         latent, channels = with_references(latent, channels, encoded, spec)
     return MadeContext(latent=latent, mask=channels, references=len(encoded))
@@ -107,11 +106,12 @@ def _mask(masks: Tensor | None, grid: Grid, notify: Notify) -> Tensor:
     return torch.cat((fitted, torch.ones(max(0, missing), grid.height, grid.width)))
 
 
-def _references(references: Tensor, grid: Grid) -> list[Tensor]:
-    check_pictures(references, "reference_image")
-    if len(references) > MAX_REFERENCES:
+def encode_references(encode: Encode, pictures: Tensor, grid: Grid, what: str) -> list[Tensor]:
+    """Pictures ``[n, H, W, 3]`` of any size in 0..1, fitted on white -> a latent frame ``[1, C, 1, h, w]`` of each."""
+    check_pictures(pictures, what)
+    if len(pictures) > MAX_REFERENCES:
         raise InputError(
-            f"reference_image holds {len(references)} pictures; at most {MAX_REFERENCES} are accepted, and 1 to 3 work "
-            "best. Connect pictures, not a clip."
+            f"{what} holds {len(pictures)} pictures; at most {MAX_REFERENCES} are accepted, and 1 to 3 work best. "
+            "Connect pictures, not a clip."
         )
-    return list(on_white(references, grid))
+    return [encode(iter([picture]), 1) for picture in on_white(pictures, grid)]

@@ -181,23 +181,6 @@ def test_solver_history_survives_the_change_of_expert(solver):
     assert (one_run - forgetful).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("solver", SOLVED)
-def test_what_after_step_puts_in_place_is_what_the_model_and_the_result_see(solver):
-    clean = torch.full((1, 4, 1, 3, 3), 0.25)
-    seen = []
-
-    def impose(x):
-        return torch.cat([clean, x[:, :, 1:]], dim=2)
-
-    def denoise(x, step):
-        seen.append(x[:, :, :1])
-        return velocity(x, step)
-
-    steps = trajectory(solver, denoise, impose(start()), make_schedule("unipc", 5, 5.0), after_step=impose)
-    assert all(torch.equal(first, clean) for first in seen)
-    assert torch.equal(steps[:, :, :, :1], clean.expand(5, 1, 4, 1, 3, 3))
-
-
 def test_lcm_is_bit_equal_to_the_hosts_loop_with_the_hosts_noise():
     schedule = make_schedule("simple", 4, 8.0)
     generator = torch.Generator().manual_seed(12)
