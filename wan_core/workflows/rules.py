@@ -109,7 +109,6 @@ OTHER_MODELS: dict[str, str] = {
     "WanSoundImageToVideo": "Wan S2V",
     "WanSoundImageToVideoExtend": "Wan S2V",
     "WanHuMoImageToVideo": "HuMo",
-    "WanPhantomSubjectToVideo": "Phantom",
     "BerniniConditioning": "Bernini-R",
     "WanSCAILToVideo": "SCAIL",
     "WanDancerVideo": "Wan Dancer",
