@@ -65,6 +65,18 @@ def model_path(folder: str, name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(folder, name))
 
 
+def vae_files() -> list[str]:
+    """VAEs, and Wan's tiny ones where native loaders look for them."""
+    names = model_files("vae")
+    return [*names, *(name for name in model_files("vae_approx") if "taew" in name.lower() and name not in names)]
+
+
+def vae_folder(name: str) -> str:
+    """The folder of a listed VAE; a name that is in both is the one of ``vae``."""
+    tiny = not folder_paths.get_full_path("vae", name) and folder_paths.get_full_path("vae_approx", name)
+    return "vae_approx" if tiny else "vae"
+
+
 def file_fingerprint(folder: str, *names: str) -> str:
     """Changes when one of the files does, so that a replaced file is loaded again."""
     parts = []

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..wan_core.stages import load
 from ..wan_core.variants import VARIANTS
-from .host import NONE, NodeRun, compute, file_fingerprint, model_files, model_path
+from .host import NONE, NodeRun, compute, file_fingerprint, model_files, model_path, vae_files, vae_folder
 from .wires import ClipVisionWire, ClipWire, Model, VaeWire
 
 CATEGORY = "Wan Core/1 load"
@@ -139,7 +139,7 @@ class LoadTextEncoder(io.ComfyNode):
 
 
 class LoadVAE(io.ComfyNode):
-    """A Wan VAE."""
+    """A Wan VAE, or a tiny one that only decodes."""
 
     @classmethod
     def define_schema(cls):
@@ -151,8 +151,9 @@ class LoadVAE(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vae_name",
-                    options=model_files("vae"),
-                    tooltip="wan_2.1_vae for every model but the 5B, wan2.2_vae for the 5B.",
+                    options=vae_files(),
+                    tooltip="wan_2.1_vae for every model but the 5B, wan2.2_vae for the 5B. taew2 and lighttaew2 files "
+                    "decode quickly and only about right.",
                 ),
                 _precision_input(),
             ],
@@ -162,13 +163,14 @@ class LoadVAE(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, vae_name, **kwargs):
-        return file_fingerprint("vae", vae_name)
+        return file_fingerprint(vae_folder(vae_name), vae_name)
 
     @classmethod
     def execute(cls, vae_name, precision) -> io.NodeOutput:
         run = NodeRun(cls)
         _warn_of_pickle(run, vae_name)
-        handle = load.load_vae(model_path("vae", vae_name), compute=compute("vae"), dtype=precision)
+        path = model_path(vae_folder(vae_name), vae_name)
+        handle = load.load_vae(path, compute=compute("vae"), dtype=precision, notify=run.notify)
         return run.output(VaeWire(handle))
 
 

@@ -3,7 +3,7 @@
 from ..wan_core.errors import MismatchError, ModelFileError
 from ..wan_core.stages import load
 from ..wan_core.variants import WanVariant
-from .host import model_path
+from .host import model_path, vae_folder
 
 VAE_LOADERS = {"WanCoreLoadVAE": "vae_name", "VAELoader": "vae_name"}
 
@@ -25,7 +25,7 @@ def check_decoder(prompt: dict | None, sampler_id: str | None, variant: WanVaria
         if name is None:
             continue
         try:
-            channels = load.vae_channels(model_path("vae", name))
+            channels = load.vae_channels(model_path(vae_folder(name), name))
         except (ModelFileError, FileNotFoundError):
             continue  # no Wan VAE file: its own loader says what is wrong with it
         if channels not in (None, variant.latent.channels):

@@ -90,3 +90,14 @@ class VaeConfig:
     @property
     def stride_hw(self) -> int:
         return self.patch * 2 ** (len(self.dim_mult) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaeConfig:
+    """Shape of the decoder of a tiny Wan autoencoder; the defaults are those for latents of the Wan 2.1 VAE."""
+
+    z_dim: int = 16
+    widths: tuple[int, ...] = (256, 128, 64, 64)
+    """Of the three levels, each twice as wide in pixels as the one before, and of the last convolution's input."""
+    patch: int = 1
+    """Side of the pixel patch that the last convolution makes as channels (1: none)."""

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..configs import ClipVisionConfig, DitConfig, Umt5Config, VaeConfig
+from ..configs import ClipVisionConfig, DitConfig, TaeConfig, Umt5Config, VaeConfig
 from ..errors import MismatchError, ModelFileError
 from ..models.clip_vision import ClipVision
+from ..models.tae import WanTAE
 from ..models.umt5 import Umt5Encoder
 from ..models.vace import build_dit
 from ..models.vae import WanVAE
@@ -33,7 +34,7 @@ from ..weights.vace_module import join_vace
 
 log = logging.getLogger(__name__)
 
-CLASSES = {"dit": build_dit, "umt5": Umt5Encoder, "clip_vision": ClipVision, "vae": WanVAE}
+CLASSES = {"dit": build_dit, "umt5": Umt5Encoder, "clip_vision": ClipVision, "vae": WanVAE, "tae": WanTAE}
 SLOTS = {"dit": "diffusion model", "umt5": "text encoder", "clip_vision": "CLIP vision encoder", "vae": "VAE"}
 LOADERS = {
     "dit": "the model loader (models/diffusion_models)",
@@ -82,11 +83,24 @@ class TextEncoderHandle:
 
 @dataclass(frozen=True, kw_only=True)
 class VaeHandle:
-    """A VAE and the latent space it belongs to."""
+    """A VAE and the latent space it belongs to; or a tiny one, which only decodes."""
 
-    config: VaeConfig
+    config: VaeConfig | TaeConfig
     spec: LatentSpec
     weights: Resident
+    normalised: bool = False
+    """It decodes what the transformer makes, not what the VAE does."""
+
+    @property
+    def is_tiny(self) -> bool:
+        return isinstance(self.config, TaeConfig)
+
+    @property
+    def approximate(self) -> str:
+        """What is said of a tiny one wherever it is used."""
+        return (
+            f"An approximate decoder: quick, softer than the VAE. For the final video decode with the {self.spec.vae}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +185,8 @@ def load_text_encoder(path: Path, *, compute: Compute, dtype: str = "auto") -> T
     return TextEncoderHandle(config=found.config, weights=weights, tokenizer=_once(tokenizer), identity=identity)
 
 
-def load_vae(path: Path, *, compute: Compute, dtype: str = "auto") -> VaeHandle:
-    """A Wan 2.1 or 2.2 VAE, told apart by its latent channels."""
+def load_vae(path: Path, *, compute: Compute, dtype: str = "auto", notify: Notify = log.info) -> VaeHandle:
+    """A Wan 2.1 or 2.2 VAE or a tiny one, told apart by its latent channels."""
     checkpoint, found = _identify(path, "vae", compute.mapped)
     spec = LATENTS.get(found.config.z_dim)
     if spec is None:
@@ -180,7 +194,25 @@ def load_vae(path: Path, *, compute: Compute, dtype: str = "auto") -> VaeHandle:
             f"{path.name} is a Wan VAE of {found.config.z_dim} latent channels; known are "
             f"{' and '.join(str(n) for n in LATENTS)}. Use the Wan 2.1 VAE, or for the 5B model the Wan 2.2 VAE."
         )
-    return VaeHandle(config=found.config, spec=spec, weights=_resident(checkpoint, found, compute, dtype))
+    # Tiny VAEs of both scales have the same layers. madebyollin publishes his in fp16, for normalised latents; LightX2V
+    # its own in fp32, for others. Comfy-Org/ComfyUI ``comfy/sd.py`` tells them apart in the same way.
+    normalised = found.kind == "tae" and storage(checkpoint.header, checkpoint.metadata).dtype is torch.float16
+    weights = _resident(checkpoint, found, compute, dtype)
+    handle = VaeHandle(config=found.config, spec=spec, weights=weights, normalised=normalised)
+    if handle.is_tiny:
+        notify(handle.approximate)
+        _check_tiny_name(path, normalised, notify)
+    return handle
+
+
+def _check_tiny_name(path: Path, normalised: bool, notify: Notify) -> None:
+    """Shapes do not tell a tiny VAE's scale, nor Wan 2.1's from HunyuanVideo's; a name can be wrong, so it is said."""
+    name, read = path.name.lower(), "taew2 (fp16)" if normalised else "lighttaew2 (fp32 or bf16)"
+    if "taew" not in name or ("light" in name) == normalised:
+        notify(
+            f"{path.name} is read as a {read} file, which its name does not say. If the colours are wrong, it is "
+            "another: use the file as it was published."
+        )
 
 
 def vae_channels(path: Path) -> int | None:
@@ -189,7 +221,7 @@ def vae_channels(path: Path) -> int | None:
         return None
     with open_checkpoint(path) as checkpoint:
         found = detect(checkpoint.header, checkpoint.metadata, name=path.name, kind="vae")
-    return found.config.z_dim if found.kind == "vae" else None
+    return found.config.z_dim if found.slot == "vae" else None
 
 
 def load_clip_vision(path: Path, *, compute: Compute, dtype: str = "auto") -> ClipVisionHandle:
@@ -214,9 +246,9 @@ def _identify(path: Path, slot: str, mapped: bool = True, module: Path | None = 
     """Open a file and make sure that it is what the slot takes; with a VACE module, both as one."""
     checkpoint = open_checkpoint(path, mapped)
     found = detect(checkpoint.header, checkpoint.metadata, name=path.name, kind=slot)
-    if found.kind != slot:
+    if found.slot != slot:
         raise ModelFileError(
-            f"{path.name} is a Wan {SLOTS[found.kind]} file, not a {SLOTS[slot]}. Load it with {LOADERS[found.kind]}."
+            f"{path.name} is a Wan {SLOTS[found.slot]} file, not a {SLOTS[slot]}. Load it with {LOADERS[found.slot]}."
         )
     if module is not None:
         checkpoint = join_vace(checkpoint, found, open_checkpoint(module, mapped))
@@ -226,7 +258,7 @@ def _identify(path: Path, slot: str, mapped: bool = True, module: Path | None = 
 
 def _resident(checkpoint: Checkpoint, found: Detected, compute: Compute, dtype: str) -> Resident:
     file_dtype = storage(checkpoint.header, checkpoint.metadata).dtype
-    policy = precision.policy(found.kind, file_dtype, compute.device.type, compute.bf16, dtype)
+    policy = precision.policy(found.slot, file_dtype, compute.device.type, compute.bf16, dtype)
     blank = _blank(found)
     plan = check_load(blank, checkpoint, found)  # an incomplete file is refused now, not when it is first used
 

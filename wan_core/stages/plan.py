@@ -90,7 +90,7 @@ def plan_run(
     if parts.clip_vision is not None and Feature.CLIP in variant.features:
         stages.append(_clip_vision(parts.clip_vision, machine))
     encodes = _encodes(variant, start)
-    if parts.vae is not None and encodes:
+    if parts.vae is not None and encodes and not parts.vae.is_tiny:
         stages.append(_vae("encode", parts.vae, start, machine, encodes))
     stages.append(_sampler(parts.model, start, plan, machine))
     if parts.vae is not None:

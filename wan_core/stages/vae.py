@@ -11,6 +11,7 @@ from ..conditioning.checks import check_tensor
 from ..conditioning.known_frames import LATENT_LAYOUT
 from ..errors import CapacityError, InputError, MismatchError, gigabytes
 from ..grid import check_amount, latent_frames, pixel_frames
+from ..models.tae import WanTAE
 from ..models.vae import WanVAE, regroup
 from ..models.vae_parts import ConvCache
 from ..runtime.finite import check_finite
@@ -36,6 +37,15 @@ def check_channels(spec: LatentSpec, channels: int) -> None:
         )
 
 
+def check_encodes(vae: VaeHandle) -> None:
+    """A tiny VAE would blur every video that is made from what it encodes."""
+    if vae.is_tiny:
+        raise MismatchError(
+            f"{vae.weights.name} is a tiny VAE, which only decodes. Connect the {vae.spec.vae} here; the tiny one can "
+            "still decode."
+        )
+
+
 def _clips(vae: VaeHandle, latent: Tensor) -> Tensor:
     """The latent, checked; one without frames (of a picture) gets one."""
     latent = latent.unsqueeze(2) if isinstance(latent, Tensor) and latent.ndim == 4 else latent
@@ -58,8 +68,12 @@ def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports, split: Spl
     """
     latent = _clips(vae, latent_BCTHW)
     batch, _, frames, height, width = latent.shape
+    if vae.is_tiny:
+        ports.notify(vae.approximate)
+    if vae.normalised:
+        latent = vae.spec.normalise(latent)
 
-    def work(module: WanVAE, split: Split, given: int) -> Iterator[Tensor]:
+    def work(module: WanVAE | WanTAE, split: Split, given: int) -> Iterator[Tensor]:
         done, total = 0, frames * len(split.boxes)
         for window, video in _decoded(vae, module, latent, split, ports):
             done += len(window) * len(split.boxes)
@@ -72,7 +86,7 @@ def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports, split: Spl
     return _laddered(vae, _choices(vae, "decode", batch, height, width), split, ports, work)
 
 
-def _decoded(vae: VaeHandle, module: WanVAE, latent: Tensor, split: Split, ports: Ports):
+def _decoded(vae: VaeHandle, module: WanVAE | WanTAE, latent: Tensor, split: Split, ports: Ports):
     """Windows of latent frames, and their pictures."""
     batch, _, frames, height, width = latent.shape
     device, stride = vae.weights.where, vae.spec.stride_hw
@@ -114,7 +128,7 @@ def _park(cache: ConvCache, split: Split, last: bool) -> None:
         _move(cache, CPU)
 
 
-Work = Callable[[WanVAE, Split, int], Iterator[tuple[int, Tensor]]]
+Work = Callable[[WanVAE | WanTAE, Split, int], Iterator[tuple[int, Tensor]]]
 """``(network, split, given)``: yields how many more latent frames are through, and what they gave; of the first
 ``given`` nothing is yielded."""
 
@@ -194,6 +208,7 @@ def encode_stream(
     Yields:
         ``[B, C, 1, h, w]`` float32 on the CPU, not normalised.
     """
+    check_encodes(vae)
     batch, frames, height, width = size
     stride = vae.spec.stride_hw
     if height % stride or width % stride or min(height, width) < stride:

@@ -8,7 +8,8 @@ from itertools import pairwise, product
 import torch
 from torch import nn
 
-from ..configs import VaeConfig
+from ..configs import TaeConfig, VaeConfig
+from ..models.tae import Grow, MemBlock, WanTAE
 from ..models.vae import Head, WanVAE
 from ..models.vae_layers import (
     AttentionBlock,
@@ -71,8 +72,10 @@ class Split:
         return "whole" if rows * cols == 1 else f"in {rows * cols} parts ({cols} across, {rows} down)"
 
 
-def decode_flops(config: VaeConfig, frames: int, height: int, width: int) -> float:
+def decode_flops(config: VaeConfig | TaeConfig, frames: int, height: int, width: int) -> float:
     """FLOP to decode a latent of so many frames and its own height and width."""
+    if isinstance(config, TaeConfig):
+        return 2.0 * frames * _tiny(config, 1, height, width, 1).macs
     return _clip("decode", config, frames, Box.whole(height, width))
 
 
@@ -91,7 +94,9 @@ def _clip(direction: str, config: VaeConfig, frames: int, whole: Box) -> float:
 
 
 @lru_cache(maxsize=16)
-def choices(direction: str, config: VaeConfig, batch: int, height: int, width: int, itemsize: int) -> tuple[Split, ...]:
+def choices(
+    direction: str, config: VaeConfig | TaeConfig, batch: int, height: int, width: int, itemsize: int
+) -> tuple[Split, ...]:
     """All ways to cut a picture that are worth it, the cheapest (whole) first; each needs less memory than those
     before it.
 
@@ -100,6 +105,8 @@ def choices(direction: str, config: VaeConfig, batch: int, height: int, width: i
         height, width: of the latent.
         itemsize: bytes of a value in the dtype that is computed in.
     """
+    if isinstance(config, TaeConfig):
+        return (_tiny(config, batch, height, width, itemsize),)
     counts = [range(1, min(MOST_PARTS, max(1, side // LEAST_SIDE)) + 1) for side in (height, width)]
     found = [
         in_parts(direction, config, batch, cut(height, rows), cut(width, cols), itemsize)
@@ -112,6 +119,26 @@ def choices(direction: str, config: VaeConfig, batch: int, height: int, width: i
         if not best or split.bytes < best[-1].bytes:
             best.append(split)
     return tuple(best)
+
+
+def _tiny(config: TaeConfig, batch: int, height: int, width: int, itemsize: int) -> Split:
+    """A tiny VAE works on whole pictures: one frame at a time takes less than a VAE in parts."""
+    with torch.device("meta"):
+        layers = WanTAE(config).decoder
+    area, frames, macs, kept, peak = height * width, 1, 0, 0, 0
+    for layer in layers:
+        convs = [conv for conv in layer.modules() if isinstance(conv, nn.Conv2d)]
+        macs += frames * area * sum(conv.weight.numel() for conv in convs)
+        if isinstance(layer, MemBlock):
+            kept += convs[-1].out_channels * area
+            peak = max(peak, 5 * convs[-1].out_channels * area)
+        elif isinstance(layer, Grow):
+            kept += convs[0].out_channels * area
+            area, frames = 4 * area, frames * layer.frames
+        elif convs:
+            peak = max(peak, (convs[0].in_channels + convs[0].out_channels) * area)
+    kept += 2 * frames * layers[-1].out_channels * area  # the pictures of a latent frame, one by one and joined
+    return Split(boxes=(Box.whole(height, width),), bytes=int(batch * itemsize * WORKSPACE * (kept + peak)), macs=macs)
 
 
 def cut(size: int, count: int) -> list[Span]:

@@ -17,7 +17,7 @@ from ..models.vae import WanVAE
 from ..runtime.ports import Ports
 from ..stages.load import TextEncoderHandle, VaeHandle
 from ..stages.text import encode_tokens, tokenize
-from ..stages.vae import working_bytes
+from ..stages.vae import check_encodes, working_bytes
 from ..text.tokenizer import Tokens
 from .clips import Clips
 from .state import read_safetensors, write_safetensors
@@ -131,6 +131,7 @@ def _rows(encoder: TextEncoderHandle, ids: list[int], ports: Ports) -> Tensor:
 @torch.no_grad()
 def _encode_latents(clips: Clips, vae: VaeHandle, ports: Ports, first_only: bool) -> Tensor:
     """All clips, or the first frame of each followed by grey, normalised, on the CPU."""
+    check_encodes(vae)
     began = said = time.monotonic()
     latents = []
     height, width = clips[0].frames.shape[1:3]

@@ -27,14 +27,22 @@ MARKERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("clip_vision", "open_clip"): ("transformer.resblocks.0.attn.in_proj_weight", "class_embedding"),
     ("vae", "official"): ("decoder.middle.0.residual.0.gamma",),
     ("vae", "diffusers"): ("decoder.mid_block.resnets.0.norm1.gamma",),
+    ("tae", "official"): ("decoder.7.conv.weight", "decoder.22.bias"),
 }
 CONFIGS = {
     "dit": shapes.dit_config,
     "umt5": shapes.umt5_config,
     "clip_vision": shapes.clip_config,
     "vae": shapes.vae_config,
+    "tae": shapes.tae_config,
 }
-TITLES = {"dit": "Wan model", "umt5": "umT5 text encoder", "clip_vision": "CLIP vision tower", "vae": "Wan VAE"}
+TITLES = {
+    "dit": "Wan model",
+    "umt5": "umT5 text encoder",
+    "clip_vision": "CLIP vision tower",
+    "vae": "Wan VAE",
+    "tae": "tiny VAE",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,11 @@ class Detected:
     prefix: str
     config: Config
     variants: tuple[WanVariant, ...] = ()
+
+    @property
+    def slot(self) -> str:
+        """The kind that it stands in for: a tiny VAE is loaded and computes where a VAE does."""
+        return "vae" if self.kind == "tae" else self.kind
 
 
 def detect(

@@ -267,6 +267,7 @@ NAMINGS: dict[tuple[str, str], tuple[Rule, ...] | Callable[[Iterable[str]], tupl
     ("clip_vision", "open_clip"): CLIP_OPEN_CLIP,
     ("vae", "official"): (),
     ("vae", "diffusers"): _vae_diffusers,
+    ("tae", "official"): (),
 }
 # Prefixes that files put before all names of a kind; the first that fits is taken.
 PREFIXES: dict[str, tuple[str, ...]] = {
@@ -274,6 +275,7 @@ PREFIXES: dict[str, tuple[str, ...]] = {
     "umt5": ("", "text_encoders.umt5xxl.transformer.", "umt5xxl.transformer.", "text_encoder.", "text_encoders."),
     "clip_vision": ("visual.", "", "clip_vision.", "clip_vision.visual.", "image_encoder."),
     "vae": ("", "vae.", "first_stage_model."),
+    "tae": ("",),
 }
 # The prefix that files of a naming carry at home.
 HOME_PREFIX: dict[tuple[str, str], str] = {

@@ -49,6 +49,7 @@ IGNORED: tuple[tuple[str, str, str], ...] = (
     ("clip_vision", "logit_scale", "the text half of CLIP is not used"),
     ("clip_vision", "head", "only the last layer but one is used"),
     ("clip_vision", "post_norm.*", "only the last layer but one is used"),
+    ("tae", "encoder.*", "a tiny VAE only decodes"),
     ("clip_vision", "vision_model.embeddings.position_ids", "a list of 0, 1, 2 ..."),
 )
 # Beginnings of the other parts of an all-in-one checkpoint.

@@ -5,11 +5,11 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-from ..configs import ClipVisionConfig, DitConfig, Umt5Config, VaeConfig
+from ..configs import ClipVisionConfig, DitConfig, TaeConfig, Umt5Config, VaeConfig
 from ..errors import ModelFileError
 
 Shapes = Mapping[str, tuple[int, ...]]
-Config = DitConfig | Umt5Config | ClipVisionConfig | VaeConfig
+Config = DitConfig | Umt5Config | ClipVisionConfig | VaeConfig | TaeConfig
 HEAD_DIM = 128
 MAX_LAYERS = 512
 MAX_SIDE = 2**20
@@ -118,7 +118,7 @@ def check_sane(config: Config) -> Config:
     wrong = {name: value for name, value in vars(config).items() if type(value) is int and not 0 < value <= MAX_SIDE}
     if wrong:
         raise ModelFileError(f"its tensors make a network of impossible size ({wrong}). Download it again.")
-    heads, width = getattr(config, "num_heads", 1), getattr(config, "dim_attn", config.dim)
+    heads, width = getattr(config, "num_heads", 1), getattr(config, "dim_attn", getattr(config, "dim", 1))
     if width % heads:
         raise ModelFileError(f"a width of {width} cannot be shared by {heads} attention heads. Download it again.")
     return config
@@ -170,6 +170,26 @@ def vae_config(shapes: Shapes, said: Mapping[str, object]) -> VaeConfig:
         patch=math.isqrt(channels // 3),
         shortcuts=nested,
     )
+
+
+_TINY = "taew2_1 or lighttaew2_1, for the 5B model taew2_2 or lighttaew2_2"
+
+
+def tae_config(shapes: Shapes, said: Mapping[str, object]) -> TaeConfig:
+    """Tiny autoencoders of other models have the same layers: latent channels and pixel channels tell them apart."""
+    if "decoder.1.conv.0.weight" in shapes:
+        raise ModelFileError(
+            f"this is a 'super' decoder, which is built in another way and not supported. Use {_TINY}."
+        )
+    inputs = [_shape(shapes, f"decoder.{i}.weight", 4) for i in (1, 8, 14, 20, 22)]
+    z_dim, channels = inputs[0][1], inputs[-1][0]
+    if (z_dim, channels) not in ((16, 3), (48, 12)):
+        raise ModelFileError(
+            f"it takes {z_dim} and gives {channels} channels; those of Wan 2.1 take 16 and give 3, of Wan 2.2 48 and "
+            f"12. Use {_TINY}."
+        )
+    widths = tuple(shape[1] for shape in inputs[1:])
+    return TaeConfig(z_dim=z_dim, widths=widths, patch=math.isqrt(channels // 3))
 
 
 Level = tuple[int, int, bool]  # width, residual blocks, halves the time axis
