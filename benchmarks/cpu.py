@@ -1,6 +1,7 @@
 """Ours beside diffusers, transformers and native ComfyUI on the CPU: same weights, inputs, types and threads.
 
-``python3 -m benchmarks.cpu [--rows C1 C2 ...] [--repeats N] [--json FILE] [--profile ROW ...] [--comfyui DIR]``
+``python3 -m benchmarks.cpu [--rows C1 C2 ...] [--repeats N] [--dtype fp32]
+[--json FILE] [--profile ROW ...] [--comfyui DIR]``
 
 Each implementation runs in a process of its own from one file of random weights (up to 2.9 GB in ``.cache/cpu``,
 removed again), in each of its settings. They take turns (A B C C B A); the ratio is ours by the rival that is hardest
@@ -30,7 +31,7 @@ from scripts import setup_host
 
 from . import cpu_load, cpu_vae
 from .cpu_child import ROOT, Places
-from .cpu_rows import ROWS, Result, measure
+from .cpu_rows import ROWS, Result, Row, measure
 
 CACHE = ROOT / ".cache" / "cpu"
 SIMULATION = "benchmarks.offload_sim"
@@ -49,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="cases with TEXT in their title or name, e.g. 128x128x9"
     )
+    parser.add_argument(
+        "--dtype", choices=("fp32", "bf16"), help="all networks in it: without native bf16 its rows say nothing"
+    )
     parser.add_argument("--repeats", type=int, default=4, help="turns there and back for each implementation")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
@@ -59,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{os.cpu_count()} cores, {args.threads} threads, PyTorch {torch.__version__}", flush=True)
     found, passed = [], True
     for key in args.rows:
-        for result in run(key, places, args.repeats, key in args.profile, args.only):
+        for result in run(key, places, args.repeats, key in args.profile, args.only, args.dtype):
             print("\n".join(lines(result)), flush=True)
             passed &= result.verdict.split()[0] == "ok"
             found.append(result.as_json())
@@ -68,7 +72,21 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if passed else 1
 
 
-def run(key: str, places: Places, repeats: int, profiled: bool, only: str = "") -> Iterator[Result | cpu_load.Bound]:
+def in_dtype(rows: tuple[Row, ...], dtype: str | None) -> list[Row]:
+    """The rows in one type; of those that differ by it alone there is one."""
+    if dtype is None:
+        return list(rows)
+    found = {row.title: row for row in rows if row.dtype == dtype}
+    for row in rows:
+        title = row.title.replace(row.dtype, dtype)
+        tolerance = 1e-3 if dtype == "fp32" else 0.05
+        found.setdefault(title, replace(row, dtype=dtype, title=title, tolerance=tolerance))
+    return list(found.values())
+
+
+def run(
+    key: str, places: Places, repeats: int, profiled: bool, only: str = "", dtype: str | None = None
+) -> Iterator[Result | cpu_load.Bound]:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
@@ -77,7 +95,7 @@ def run(key: str, places: Places, repeats: int, profiled: bool, only: str = "") 
         elif key == "C10":
             yield simulation()
         else:
-            for row in ROWS[key]:
+            for row in in_dtype(ROWS[key], dtype):
                 cases = tuple(case for case in row.cases if only in f"{row.title} {case.name}")
                 if cases:
                     yield from measure(key, replace(row, cases=cases), folder, places, repeats, profiled)

@@ -311,6 +311,44 @@ def test_a_native_node_of_another_of_our_models_is_refused_by_name(client, tiny_
     assert any(word in str(error.value) for word in words.split("|")), error.value
 
 
+@pytest.mark.parametrize(("model", "vae"), [("ti2v", "ti2v"), ("i2v_high", "t2v"), ("vace", "t2v")])
+def test_a_mask_over_time_means_the_same_to_every_kind_of_model(client, tiny_files, pictures, known, model, vae):
+    """The 5B is shown what is given without noise, with a timestep by the share of each frame; the others under noise.
+    Our node's masks are native latents' too."""
+    graph = Graph()
+    text = loaders(graph, tiny_files)["text"]
+    given = everything(graph, tiny_files, pictures)
+    encoder = our_vae(graph, tiny_files, vae)
+    clip = graph.add("VAEEncode", pixels=given["control_video"], vae=encoder)
+    late = graph.add("SolidMask", value=1.0, **SIZE)
+    none = graph.add("SolidMask", value=0.0, **SIZE)
+    masks = [graph.add("MaskToImage", mask=one) for one in (none, late)]
+    frames = graph.add("ImageBatch", image1=graph.add("RepeatImageBatch", image=masks[0], amount=5),
+                       image2=graph.add("RepeatImageBatch", image=masks[1], amount=4))  # fmt: skip
+    over_time = graph.add("ImageToMask", image=frames, channel="red")
+    masked = {
+        "native": graph.add("SetLatentNoiseMask", samples=clip, mask=given["control_masks"]),
+        "time": graph.add("SetLatentNoiseMask", samples=clip, mask=over_time),
+        "ours": graph.add("WanCoreInpaintMask", latent=clip, mask=over_time),
+    }
+    theirs, ours = native_model(graph, tiny_files, model, 5.0), our_model(graph, tiny_files, model)
+    bridged = shifted(graph, bridge(graph, ours), 5.0)
+    for name, latent in masked.items():
+        sides = text.wire(0), text.wire(1), latent
+        graph.dump(native_sampler(graph, theirs, *sides, denoise=0.7), f"mask_{model}_{name}_native")
+        graph.dump(our_sampler(graph, ours, *sides, denoise=0.7), f"mask_{model}_{name}_sampler")
+        graph.dump(native_sampler(graph, bridged, *sides, denoise=0.7), f"mask_{model}_{name}_bridge")
+    graph.dump(clip, f"mask_{model}_clip")
+    client.run(graph.prompt)
+    get = lambda name: dumped(client.host.output_dir, f"mask_{model}_{name}")  # noqa: E731
+    for name in masked:
+        differs = [(get(f"{name}_{who}") - get(f"{name}_native")).abs().max().item() for who in ("sampler", "bridge")]
+        log.info("%s mask on %s: ours %.1e, bridge %.1e", name, model, *differs)
+        assert max(differs) <= CLOSE, name
+    changed = (get("ours_sampler") - get("clip")).abs().amax((0, 1, 3, 4))
+    assert changed[:2].max() <= CLOSE < MATTERS < changed[2], "frames 0 to 4 are kept, 5 to 8 made"
+
+
 def test_several_entries_times_and_a_mask_on_our_sampler_are_native_ksamplers(client, tiny_files, pictures):
     """Combined prompts with strengths and timestep ranges, and inpainting over time."""
     graph = Graph()

@@ -10,6 +10,7 @@ follow the float32 parameters (see ``wan_core/weights/precision.py``), by ordina
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +100,7 @@ class WanDiT(nn.Module):
         if cfg.camera_dim is not None:
             self.control_adapter = CameraAdapter(cfg)
         self._timed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._read: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def forward(
         self,
@@ -202,9 +204,17 @@ class WanDiT(nn.Module):
         )
 
     def _text(self, text_BSD: Tensor, text_bias: Tensor | None) -> Tensor:
-        """The prompt's rows, zero-padded unless a bias says what they weigh, in the transformer's width."""
+        """The prompt's rows, zero-padded unless a bias says what they weigh, in the transformer's width. Every step of
+        a run asks with the same tensor: the answer is kept as long as it lives and the weights are the same."""
         missing = 0 if text_bias is not None else max(0, self.config.text_len - text_BSD.shape[1])
-        return self.text_embedding(F.pad(text_BSD, (0, 0, 0, missing)) if missing else text_BSD)
+        kept: _Kept | None = self._read.get(text_BSD)
+        state = missing, _version(text_BSD)
+        if kept is not None and kept.state == state and kept.is_of(self.text_embedding):
+            return kept.result
+        result = self.text_embedding(F.pad(text_BSD, (0, 0, 0, missing)) if missing else text_BSD)
+        if not torch.is_grad_enabled():
+            self._read[text_BSD] = _Kept(self.text_embedding, state, result)
+        return result
 
     def _negative(self, given: NegativeText) -> Negative:
         text_BSd = self._text(given.text, given.text_bias)
@@ -273,6 +283,26 @@ class WanDiT(nn.Module):
         return out[:, :, : size[0], : size[1], : size[2]]
 
 
+class _Kept:
+    """What layers made of a tensor, and the state that both were in: the weights may be others by now, or changed where
+    they are, or wear other LoRAs."""
+
+    def __init__(self, layers: nn.Module, state: tuple, result: Tensor):
+        self.state, self.result = state, result
+        self._weights = [(ref(weight), _version(weight)) for weight in layers.parameters()]
+        self._worn = [getattr(layer, "worn", ()) for layer in layers]
+
+    def is_of(self, layers: nn.Module) -> bool:
+        if torch.is_grad_enabled():
+            return False
+        weights, worn = list(layers.parameters()), [getattr(layer, "worn", ()) for layer in layers]
+        return (
+            len(weights) == len(self._weights)
+            and all(was() is now and version == _version(now) for (was, version), now in zip(self._weights, weights))
+            and all(was is now for was, now in zip(self._worn, worn, strict=True))
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What :meth:`WanDiT.forward` takes, for :meth:`WanDiT.together`."""
@@ -327,6 +357,11 @@ class _Pass:
             x_BLd, self.e0_U6d, self.which_BL, self.rope, self.text_BSd, self.image_BSd, self.mask, self.bias, *cut,
             **more,
         )  # fmt: skip
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Counts changes of a tensor in place; inference mode does not, and there nothing changes them so."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _on_scores(bias_BS: Tensor | None) -> Tensor | None:

@@ -58,6 +58,48 @@ def test_rows_of_zero_text_change_nothing_up_to_the_trained_length():
     torch.testing.assert_close(model(x, t, text), model(x, t, padded), atol=0, rtol=0)
 
 
+def test_a_text_is_read_once_as_long_as_it_and_the_weights_are_the_same():
+    """Every way in which weights change: in place, by others in their place, by LoRAs that a stored layer wears."""
+    model, read = tiny(), []
+    model.text_embedding[0].register_forward_hook(lambda *_: read.append(1))
+    x, t, text = inputs()
+
+    def made():
+        read.clear()
+        with torch.no_grad():
+            return model(x, t, text), len(read)
+
+    (first, once), (second, again) = made(), made()
+    assert (once, again) == (1, 0) and torch.equal(first, second)
+    with torch.no_grad():
+        model.text_embedding[2].weight.mul_(2)
+    changed, once = made()
+    assert once == 1 and not torch.equal(changed, first)
+    layer = model.text_embedding[0]
+    layer._parameters["weight"] = nn.Parameter(layer.weight * 2)
+    another, once = made()
+    assert once == 1 and not torch.equal(another, changed)
+    layer.worn = (object(),)
+    assert made()[1] == 1 and made()[1] == 0
+    text.mul_(2)
+    assert made()[1] == 1
+    model(x, t, text)
+    assert len(read) == 2, "with gradients nothing is kept"
+
+
+def test_a_text_is_read_once_in_inference_mode_too():
+    """As ComfyUI runs nodes."""
+    model, read = tiny(), []
+    model.text_embedding[0].register_forward_hook(lambda *_: read.append(1))
+    with torch.inference_mode():
+        x, t, text = inputs()
+        assert torch.equal(model(x, t, text), model(x, t, text))
+        layer = model.text_embedding[0]
+        layer._parameters["weight"] = nn.Parameter(layer.weight * 2, requires_grad=False)
+        model(x, t, text)
+    assert len(read) == 2
+
+
 def test_odd_sides_are_padded_by_wrapping_and_cut_again():
     model = tiny()
     x, t, text = inputs(size=(2, 5, 7))

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.wan_core.runtime.memories import Planned
 from wan_core.conditioning.subjects import nothing_of
 from wan_core.errors import InputError
 from wan_core.models.nag import Nag
-from wan_core.runtime.ports import Ports
+from wan_core.runtime.ports import PlainMemory, Ports
 from wan_core.sampling.guidance_options import GuidanceOptions
 from wan_core.sampling.sigmas import make_schedule
 from wan_core.stages import sample as stage
@@ -127,6 +128,20 @@ def test_the_model_sees_what_is_given_at_the_noise_level_of_the_step_under_the_r
         wanted = sigma * noise + (1 - sigma) * clean
         torch.testing.assert_close(given["x"][:, :, 0], wanted[:, :, 0], atol=1e-6, rtol=0)
         assert given["t"].tolist() == [1000 * sigma]
+
+
+@pytest.mark.parametrize(("kept", "together"), [(0, False), (0, True), (1, False), (2, True)])
+def test_streamed_weights_give_the_bits_of_resident_ones(kept, together):
+    """Steps of one, two and three predictions, with frames behind the clip and a mask."""
+    mask, subjects = torch.ones(3, 6, 8), drawn(1, 16, 1, 6, 8, seed=9)
+    mask[0] = 0
+    positive = [condition(5, subjects=subjects, end=0.4), condition(7, subjects=subjects, start=0.3)]
+
+    def made(memory):
+        latent = StartLatent(samples=drawn(*SHAPE, seed=1), noise_mask=mask)
+        return run(tiny.model("t2v-a14b"), positive, latent=latent, ports=Ports(memory=memory), guidance_low=1.0)
+
+    assert torch.equal(made(Planned(kept=kept, together=together)), made(PlainMemory()))
 
 
 def test_a_mask_of_another_length_is_stretched_and_that_is_said():
