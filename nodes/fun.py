@@ -160,9 +160,15 @@ def _encoded(vae, spec: LatentSpec, grid: Grid, pictures, what: str, run: NodeRu
     if pictures is None:
         return made
     if len(pictures) > grid.frames:
-        run.notify(f"Of {len(pictures)} pictures of {what} {grid.frames} are used: the clip has no more frames.")
+        run.notify(
+            f"Of {len(pictures)} pictures of {what} {grid.frames} are used: the clip has no more frames. Make it "
+            "longer to use them all."
+        )
     elif what == "control_video" and len(pictures) < grid.frames:
-        run.notify(f"control_video has {len(pictures)} pictures, the clip {grid.frames}: it is not led to its end.")
+        run.notify(
+            f"control_video has {len(pictures)} pictures, the clip {grid.frames} frames: it is not led to its end. "
+            "Give a longer control_video, or make the clip shorter."
+        )
     latent = vae.encode(image.fit(pictures[: grid.frames], grid, what, run.notify))
     made[:, :, : latent.shape[2]] = latent
     return made

@@ -7,6 +7,7 @@ from ..wan_core.conditioning.vace import MAX_STRENGTH, VaceContext
 from ..wan_core.errors import InputError, MismatchError
 from ..wan_core.grid import grid_of
 from ..wan_core.stages import vace as vace_stage
+from ..wan_core.variants import LATENT_21
 from .host import NodeRun
 from .latent import size_inputs
 from .wires import REFERENCES, clip_encoder, vae_spec, write_vace
@@ -80,7 +81,9 @@ class Vace(io.ComfyNode):
             )
         run, spec = NodeRun(cls), vae_spec(vae)
         if spec.clean_frames:
-            raise MismatchError(f"VACE models work in the latents of the Wan 2.1 VAE; this is the {spec.vae}.")
+            raise MismatchError(
+                f"VACE models work in the latents of the {LATENT_21.vae}; connected is the {spec.vae}. Use the former."
+            )
         grid = grid_of(spec, width=width, height=height, frames=frames)
         made = vace_stage.make_context(
             clip_encoder(vae, grid, run.ports), grid, spec,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from tests import tiny
+from wan_core.conditioning.vace import VaceContext
 from wan_core.configs import ClipVisionConfig
-from wan_core.errors import WanError
+from wan_core.errors import MismatchError, WanError
 from wan_core.models.clip_vision import ClipVision
 from wan_core.models.umt5 import Umt5Encoder
 from wan_core.runtime.ports import Compute
@@ -19,15 +20,21 @@ from wan_core.stages.load import ClipVisionHandle, ModelHandle, TextEncoderHandl
 from wan_core.stages.lora import add_lora
 from wan_core.stages.sample import Settings, sample
 from wan_core.text.tokenizer import load_tokenizer
+from wan_core.variants import LATENTS
 
 from . import contents, pack
 from .rig import Rig, Row
 
-wires, latent_nodes, image_nodes, preflight = pack.load("wires", "latent", "image", "preflight")
+wires, latent_nodes, image_nodes, fun_nodes, vace_nodes, preflight = pack.load(
+    "wires", "latent", "image", "fun", "vace", "preflight"
+)
 Make = Callable[[Rig], Callable[[], object]]
 tiny_model = lru_cache(tiny.model)
 CPU = Compute(device=torch.device("cpu"))
 NAN, INF = float("nan"), float("inf")
+FUN_CONTROL, CAMERA_CONTROL = fun_nodes.FunControl, fun_nodes.CameraControl
+IMAGE_TO_VIDEO, VACE_NODE = image_nodes.ImageToVideo, vace_nodes.Vace
+SIZE = {"width": 64, "height": 64, "frames": 5, "batch_size": 1}
 LOADERS: dict[str, Callable] = {
     "model": lambda path, rig, **more: load.load_model(path, compute=CPU, notify=rig.ports.notify, **more),
     "text encoder": lambda path, rig, **more: load.load_text_encoder(path, compute=CPU, **more).tokenizer(),
@@ -52,6 +59,18 @@ def refused(id: str, make: Make, error: type[WanError], *words: str) -> Row:
 def accepted(id: str, make: Make, *words: str) -> Row:
     """It must be taken, and the notices hold all ``words``."""
     return Row(id=id, make=make, error=None, words=words)
+
+
+def wrong_pair(
+    id: str, make: Make, one: str, other: str, fix: str, error: type[WanError] | None = MismatchError
+) -> Row:
+    """Two good things of an editing or control task that do not fit: the sentence names both, and the fix."""
+    return Row(id=id, make=make, error=error, words=(one, other, fix), sides=(one, other), fix=fix)
+
+
+def warned(id: str, make: Make, one: str, other: str, fix: str) -> Row:
+    """As :func:`wrong_pair`, of what can be meant: it is run, and told before that."""
+    return wrong_pair(id, make, one, other, fix, error=None)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -79,12 +98,19 @@ def pth(write: Callable[[Path, Path], object]) -> Make:
     return make
 
 
-def pair(high: bytes, low: bytes, names: tuple[str, str] = ("a_high_noise", "a_low_noise"), **more) -> Make:
-    """Two files given to the model loader."""
+def pair(
+    high: bytes,
+    low: bytes,
+    names: tuple[str, str] = ("a_high_noise", "a_low_noise"),
+    modules: dict[str, bytes] | None = None,
+    **more,
+) -> Make:
+    """Two files given to the model loader; ``modules``: files of VACE blocks, by the loader's name for them."""
 
     def make(rig: Rig):
         paths = [rig.write(f"{name}.safetensors", content) for name, content in zip(names, (high, low))]
-        return lambda: LOADERS["model"](paths[0], rig, low_noise_path=paths[1], **more)
+        beside = {name: rig.write(f"{name}.safetensors", content) for name, content in (modules or {}).items()}
+        return lambda: LOADERS["model"](paths[0], rig, low_noise_path=paths[1], **beside, **more)
 
     return make
 
@@ -148,6 +174,13 @@ def clip_vision() -> ClipVisionHandle:
     return ClipVisionHandle(config=config, weights=tiny.resident(tiny.randomised(ClipVision(config), 5), "clip"))
 
 
+class NativeVae:
+    """What our nodes read of another VAE."""
+
+    def __init__(self, channels: int):
+        self.latent_channels = channels
+
+
 def filled(*shape: int, value: float | None = None, dtype=torch.float32) -> Tensor:
     """Random numbers in 0..1; ``value`` is put in one place."""
     x = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -159,12 +192,12 @@ def filled(*shape: int, value: float | None = None, dtype=torch.float32) -> Tens
 # --- stages and nodes ------------------------------------------------------------------------------------------------
 
 
-def sampler(name: str = "t2v-1.3b", latent: dict | Tensor | None = None, conditioning: list | None = None,
+def sampler(name: str | ModelHandle = "t2v-1.3b", latent: dict | Tensor | None = None, conditioning: list | None = None,
             negative: list | None = None, memory_bytes: int = 2**62, **settings) -> Make:  # fmt: skip
     """The sampler on a small model, its wires read as its node reads them."""
 
     def make(rig: Rig):
-        handle, given = model(name), latent
+        handle, given = model(name) if isinstance(name, str) else name, latent
         rig.memory_bytes = memory_bytes
         if given is None:
             given = torch.zeros(1, handle.variant.latent.channels, 3, 6, 8)
@@ -190,10 +223,10 @@ def image_entry(size=(3, 6, 8), channels: int = 16, known: Tensor | None = None,
     return entry(concat_latent_image=known, concat_mask=torch.zeros(1, 4, *size) if mask is None else mask)
 
 
-def control_entry(size=(3, 6, 8), **extra) -> list:
+def control_entry(size=(3, 6, 8), channels: int = 16, batch: int = 1, **extra) -> list:
     """CONDITIONING with a control video and a start image, as native Fun Control nodes write it."""
-    mask = torch.ones(1, 4, *size)
-    known = {"concat_latent_image": filled(1, 32, *size), "concat_mask": mask, "concat_mask_index": 16}
+    mask, latents = torch.ones(1, 4, *size), filled(batch, 2 * channels, *size)
+    known = {"concat_latent_image": latents, "concat_mask": mask, "concat_mask_index": channels}
     return entry(**(known | extra))
 
 
@@ -206,23 +239,55 @@ def vace_entry(size=(3, 6, 8), frames=None, mask=None, strength=None) -> list:
     )
 
 
+def reference_entry(*shape: int, **extra) -> list:
+    """CONDITIONING with a reference picture, as native ReferenceLatent writes it."""
+    return entry(reference_latents=[filled(*(shape or (1, 16, 1, 6, 8)))], **extra)
+
+
+def camera_entry(*shape: int, **extra) -> list:
+    """CONDITIONING with a camera path, as native camera nodes write it."""
+    return entry(camera_conditions=filled(*(shape or (1, 24, 3, 48, 64))), **extra)
+
+
 def clip_features(*shape: int, value: float | None = None) -> list:
     output = wires.ClipVisionOutput(filled(*shape, value=value))
     return [[image_entry()[0][0], {**image_entry()[0][1], "clip_vision_output": output}]]
 
 
 def empty_latent(name: str = "t2v-1.3b", **size) -> Make:
-    size = {"width": 64, "height": 64, "frames": 5, "batch_size": 1} | size
-    return lambda rig: lambda: latent_nodes.EmptyLatent.execute(model(name), **size)
+    return lambda rig: lambda: latent_nodes.EmptyLatent.execute(model(name), **SIZE | size)
 
 
 def start_image(picture: Tensor | None, channels: int = 16, **more) -> Make:
     """A picture given to the image-to-video node."""
 
+    return encoded(IMAGE_TO_VIDEO, channels, start_image=picture, **more)
+
+
+def encoded(node: type, channels: int = 16, **inputs) -> Make:
+    """A node that encodes for a small model, with our VAE of so many channels, or a native one where we have none."""
+
     def make(rig: Rig):
-        wire = wires.VaeWire(vae_of(channels))
-        inputs = {"start_image": picture, "width": 64, "height": 64, "frames": 5, "batch_size": 1} | more
-        return lambda: image_nodes.ImageToVideo.execute(entry(), entry(), wire, **inputs)
+        wire = wires.VaeWire(vae_of(channels)) if channels in LATENTS else NativeVae(channels)
+        more = SIZE | ({"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0} if node is VACE_NODE else {})
+        return lambda: node.execute(entry(), entry(), wire, **more | inputs)
+
+    return make
+
+
+def chained_vace(first: tuple[int, ...], second: tuple[int, ...]) -> Make:
+    """A VACE context of one size written behind one of another."""
+    context = VaceContext(latent=filled(1, 32, *second), mask=filled(1, 64, *second))
+    return lambda rig: lambda: wires.write_vace(vace_entry(first), context, 0, LATENTS[16])
+
+
+def then_sampled(first: Make, name: str, latent: Tensor | None = None) -> Make:
+    """What a node has made, given to the sampler; ``latent``: in place of the node's own."""
+
+    def make(rig: Rig):
+        positive, negative, own, *_ = first(rig)()
+        rig.forget()
+        return sampler(name, own if latent is None else latent, positive, negative)(rig)
 
     return make
 
@@ -256,4 +321,29 @@ def prompt(words: str, clean: bool = True, pieces: int = 400) -> Make:
 
 def native_vae(channels: int) -> Make:
     """A VAE of another model on the wire of our nodes."""
-    return lambda rig: lambda: wires.vae_spec(type("NativeVae", (), {"latent_channels": channels})())
+    return lambda rig: lambda: wires.vae_spec(NativeVae(channels))
+
+
+def decoder(name: str, vae_file: bytes) -> Make:
+    """The file that the decoder behind a sampler loads, as the sampler looks at it."""
+    prompt = {
+        "1": {"class_type": "WanCoreLoadVAE", "inputs": {"vae_name": "vae.safetensors"}},
+        "2": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["1", 0]}},
+    }
+
+    def make(rig: Rig):
+        path = rig.write("vae.safetensors", vae_file)
+        preflight.model_path = lambda kind, name: path
+        return lambda: preflight.check_decoder(prompt, "3", model(name).variant)
+
+    return make
+
+
+def guided(name: str, extra: Callable[..., ModelHandle], *options, **settings) -> Make:
+    """The sampler on a model with an extra of guidance (a function of ``stages/guidance.py``)."""
+
+    def make(rig: Rig):
+        handle = model(name)
+        return lambda: sampler(extra(handle, *options), **settings)(rig)()
+
+    return make

@@ -35,6 +35,10 @@ class Row:
     """None: it is accepted."""
     words: tuple[str, ...]
     """What the message holds; of what is accepted, what the notices hold."""
+    sides: tuple[str, ...] = ()
+    """Of a wrong pair of an editing or control task: what its one sentence calls each of the two ..."""
+    fix: str = ""
+    """... and what to do. It is said before a block is walked, whether it is refused or only told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +61,30 @@ class Rig(PlainMemory):
         self.folder = folder
         self.canary = folder / "canary"
         self.notices: list[str] = []
+        self.early: list[str] = []
+        """Those that were told before anything was computed."""
         self.placed = 0
         self.steps = 0
+        self.blocks = 0
         self.memory_bytes = 2**62
-        self.ports = Ports(memory=self, notify=self.notices.append, progress=self._progress)
+        self.ports = Ports(memory=self, notify=self._notify, progress=self._progress, check_cancel=self._walk)
+
+    @property
+    def has_begun(self) -> bool:
+        return bool(self.placed or self.steps or self.blocks)
+
+    def _notify(self, sentence: str) -> None:
+        self.notices.append(sentence)
+        if not self.has_begun:
+            self.early.append(sentence)
+
+    def forget(self) -> None:
+        """What was computed until here was made ready, and does not count."""
+        self.placed = self.steps = self.blocks = 0
+
+    def _walk(self) -> None:
+        """What is asked before each block."""
+        self.blocks += 1
 
     def _progress(self, done: int, total: int, x0: object) -> None:
         self.steps += 1
@@ -146,7 +170,7 @@ def run(row: Row, folder: Path) -> Verdict:
         except Exception as error:  # noqa: BLE001 (whatever it is, it is judged)
             outcome, said = type(error).__name__, str(error)
         cpu_s = time.process_time() - began
-    said = said or " ".join(rig.notices)
+    said = said or _one_sentence(row, rig) or " ".join(rig.notices)
     mb = peak[0] if peak else None
     problems = [*_wrong_answer(row, rig, outcome, said), *_cost(cpu_s, mb), *events]
     if rig.canary.exists():
@@ -154,13 +178,20 @@ def run(row: Row, folder: Path) -> Verdict:
     return Verdict(row=row, outcome=outcome, said=said, cpu_s=cpu_s, mb=mb, problems=tuple(problems))
 
 
+def _one_sentence(row: Row, rig: Rig) -> str:
+    """Of a wrong pair that is run: what was told before the first block and says it all."""
+    return next((one for one in rig.early if row.sides and all(word in one for word in row.words)), "")
+
+
 def _wrong_answer(row: Row, rig: Rig, outcome: str, said: str) -> Iterator[str]:
     expected = "accepted" if row.error is None else row.error.__name__
     if outcome != expected:
         yield f"{outcome}, expected {expected}"
     yield from (f"{word!r} is not said" for word in row.words if word not in said)
-    if row.error is not None and (rig.placed or rig.steps):
-        yield f"late: {rig.placed} times weights were asked for, {rig.steps} steps were run"
+    if row.error is not None and rig.has_begun:
+        yield f"late: {rig.placed} times weights were asked for, {rig.blocks} blocks and {rig.steps} steps were run"
+    if row.error is None and row.sides and not _one_sentence(row, rig):
+        yield "no one sentence before the first block says it all"
     if row.error is not None and not said.endswith((".", "OUT.safetensors")):
         yield "no whole sentence"
 

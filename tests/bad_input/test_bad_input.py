@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.bad_input.makers import accepted, refused
+from tests.bad_input.makers import accepted, model, refused, sampler, vace_entry, warned
 from tests.bad_input.rig import Rig, run, warm_up
 from tests.bad_input.table import ROWS
 from wan_core.errors import InputError, MismatchError
 
 ROOT = Path(__file__).parents[2]
 ENOUGH = 80
+ENOUGH_PAIRS = 40
+WRONG_PAIRS = [row for row in ROWS if row.sides]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,6 +37,26 @@ def test_bad_input_is_answered_by_a_sentence_at_once(row, tmp_path):
 def test_the_table_is_long_and_every_row_has_a_name_of_its_own():
     assert len(ROWS) >= ENOUGH
     assert not [name for name, count in Counter(row.id for row in ROWS).items() if count > 1]
+
+
+def test_wrong_pairs_of_editing_tasks_are_many_and_each_names_two_sides_and_a_fix():
+    assert len(WRONG_PAIRS) >= ENOUGH_PAIRS
+    for row in WRONG_PAIRS:
+        assert len(set(row.sides)) == 2 and all(row.sides) and row.fix, row.id
+        assert {*row.sides, row.fix} <= set(row.words), row.id
+        assert row.fix not in row.sides, row.id
+
+
+def test_a_run_is_seen_to_begin_with_its_first_block(tmp_path):
+    rig = Rig(tmp_path)
+    act = sampler("vace-1.3b", conditioning=vace_entry())(rig)
+    seen: list[int] = []
+    first = model("vace-1.3b").high.module.vace_blocks[0]
+    hook = first.register_forward_pre_hook(lambda *_: seen.append(rig.blocks))
+    assert not rig.has_begun
+    act()
+    hook.remove()
+    assert seen[0] == 1 and rig.has_begun
 
 
 def test_the_whole_table_holds_without_asserts_too():
@@ -93,6 +115,27 @@ def test_the_judge_sees(name, tmp_path):
         pytest.skip("memory is measured on Linux")
     verdict = run(refused(name, make, InputError, "no"), tmp_path / "row")
     assert any(problem in one for one in verdict.problems), verdict.problems
+
+
+def test_the_judge_takes_a_warning_of_a_wrong_pair_only_whole_and_before_the_first_block(tmp_path):
+    def told(early: list[str], late: list[str]):
+        def make(rig: Rig):
+            def act():
+                for sentence in early:
+                    rig.ports.notify(sentence)
+                rig.ports.check_cancel()
+                for sentence in late:
+                    rig.ports.notify(sentence)
+
+            return act
+
+        return warned("a pair", make, "one", "other", "fix")
+
+    whole = "one does not go with other: fix it."
+    assert not run(told([whole], []), tmp_path / "a").problems
+    for number, (early, late) in enumerate((([], [whole]), (["one and other."], ["fix it."]))):
+        (problem,) = run(told(early, late), tmp_path / f"b{number}").problems
+        assert "no one sentence before the first block" in problem
 
 
 def test_the_judge_lets_a_right_answer_pass(tmp_path):

@@ -7,6 +7,7 @@ Channels beside the noise, in this order: control latent, mask (models with Feat
 from torch import Tensor
 
 from ..errors import MismatchError
+from ..runtime.ports import Notify
 from ..variants import Feature, LatentSpec, WanVariant
 from .checks import check_tensor
 from .known_frames import LATENT_LAYOUT
@@ -35,7 +36,24 @@ def plain_channels(latent: Tensor | None, spec: LatentSpec, like: Tensor, what: 
 def check_control(control: Tensor | None, variant: WanVariant) -> None:
     """Refuse a control video that the model has no channels for."""
     if control is not None and Feature.CONTROL not in variant.features:
-        raise MismatchError(
-            f"The conditioning carries a control video, but {variant.title} takes none. Load a Fun Control model, or "
-            "remove the control node."
+        remedy = "Load a Fun Control model, or remove the control node."
+        if Feature.VACE in variant.features:
+            remedy = "Give the video to Wan Core VACE (control_video) instead, or load a Fun Control model."
+        raise MismatchError(f"The conditioning carries a control video, but {variant.title} takes none. {remedy}")
+
+
+def check_start(known_mask: Tensor | None, variant: WanVariant, notify: Notify) -> None:
+    """Say that a model without a mask (Feature.START) does not know of pictures at the end of the clip.
+
+    Args:
+        known_mask: ``[1 or B, 4, T, h, w]``, 1 known.
+    """
+    if known_mask is None:
+        return
+    check_tensor(known_mask, "The mask of the image conditioning", LATENT_LAYOUT)
+    known = known_mask.amax((0, 1, 3, 4)) > 0
+    if known[-1] and not known.all():
+        notify(
+            f"The image conditioning gives an end image, and {variant.title} was trained with start images alone. Use "
+            "a Fun InP model for it, or leave the end image away."
         )

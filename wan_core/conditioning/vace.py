@@ -122,7 +122,7 @@ def pack(context: VaceContext, spec: LatentSpec, like: Tensor) -> Tensor:
             raise MismatchError(
                 f"The {what} is {list(tensor.shape[1:])} (channels, frames, height, width), the latent to sample needs "
                 f"{[wanted, *size]}. Connect the latent of the same VACE node, and give every VACE node the same "
-                "width, height, frames and number of reference pictures."
+                "VAE, width, height, frames and number of reference pictures."
             )
         spread(tensor, batch, what)
         packed.append(tensor.to(like))

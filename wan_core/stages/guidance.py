@@ -98,4 +98,4 @@ def check_guidance(options: GuidanceOptions, steps: Sequence[StepGuidance], has_
             "guidance, or give skip-layer guidance a scale above 0."
         )
     if options.zero_star is not None and options.zero_star.rescale and not guides:
-        notify("The rescaling of CFG-Zero* has no effect at guidance 1.")
+        notify("The rescaling of CFG-Zero* has no effect at guidance 1. Raise the guidance, or switch rescale off.")

@@ -21,6 +21,12 @@ MAX_COVER = 16
 """How many times the clip's area a picture scaled to cover it may have."""
 MAX_VALUE = 16.0
 """Beyond 1 is light (HDR pictures); beyond this is another scale."""
+START_NODES = {
+    Feature.CONTROL: "Wan Core Fun Control",
+    Feature.CAMERA: "Wan Core Camera Control",
+    Feature.VACE: "Wan Core VACE (the first frame of control_video, with a mask of 0 there)",
+}
+"""Where models that take more than a picture take it."""
 
 
 @torch.no_grad()
@@ -77,13 +83,21 @@ def takes_pictures(variant: WanVariant, spec: LatentSpec) -> tuple[bool, bool]:
     """
     features = variant.features
     if spec is not variant.latent:
-        raise MismatchError(f"{variant.title} takes the {variant.latent.vae}; connected is the {spec.vae}.")
-    if {Feature.CONTROL, Feature.CAMERA} & features:
-        node = "Wan Core Fun Control" if Feature.CONTROL in features else "Wan Core Camera Control"
-        raise MismatchError(f"{variant.title} takes its start image from {node}. Use that node for it.")
+        raise MismatchError(
+            f"{variant.title} takes the {variant.latent.vae}; connected is the {spec.vae}. Use the former."
+        )
+    for feature, node in START_NODES.items():
+        if feature in features:
+            raise MismatchError(
+                f"{variant.title} takes its start image from {node}, not from Wan Core Image to Video. Use that node "
+                "for it."
+            )
     beside, clean = Feature.CONCAT in features, Feature.FIRST_FRAME in features
     if not beside and not clean:
-        raise MismatchError(f"{variant.title} takes no pictures. Choose an image-to-video model.")
+        raise MismatchError(
+            f"{variant.title} takes no start or end image. Choose an image-to-video model, or use Wan Core Empty "
+            "Latent."
+        )
     return beside, clean
 
 

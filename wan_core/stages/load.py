@@ -144,15 +144,16 @@ def load_model(
         low_file, low = _identify(low_noise_path, "dit", compute.mapped, low_noise_module or module)
         if low.config != high.config:
             raise MismatchError(
-                f"{path.name} and {low_noise_path.name} have different shapes and cannot be one pair: "
-                f"{_differences(high.config, low.config)}. Choose the high-noise and the low-noise file of one model."
+                f"{_named(path, high)} and {_named(low_noise_path, low)} have different shapes and cannot be one "
+                f"pair: {_differences(high.config, low.config)}. Choose the high-noise and the low-noise file of one "
+                "model."
             )
         if not rows:
             raise MismatchError(
                 f"{path.name} is {_titles(high.variants)}, which has a single model; leave the low-noise file at "
                 "'none'."
             )
-        _check_names(path, low_noise_path, notify)
+        _check_names(path, low_noise_path, rows, notify)
         low_weights = _resident(low_file, low, compute, dtype)
     elif not rows:
         # One expert of a pair by itself: usable in a graph that switches by hand, so allowed and said.
@@ -239,7 +240,7 @@ def _check_modules(low: Path | None, module: Path | None, low_module: Path | Non
             "pair takes one for each expert."
         )
     if low is not None and module is not None and low_module is None:
-        notify(f"The VACE module {module.name} is added to both experts.")
+        notify(f"The VACE module {module.name} is added to both experts; low_noise_module takes one of its own.")
 
 
 def _identify(path: Path, slot: str, mapped: bool = True, module: Path | None = None) -> tuple[Checkpoint, Detected]:
@@ -341,12 +342,21 @@ def _choose(rows: list[WanVariant], variant: str, path: Path) -> WanVariant:
             if row.name == variant:
                 return row
         raise MismatchError(f"{path.name} cannot be '{variant}'. It can be: {', '.join(row.name for row in rows)}.")
-    name = path.name.lower()
-    return max(rows, key=lambda row: sum(part in name for part in row.name.split("-")))
+    return max(rows, key=lambda row: _parts_in_name(row, path))
+
+
+def _parts_in_name(row: WanVariant, path: Path) -> int:
+    """How many parts of a row's name stand in a file's."""
+    return sum(part in path.name.lower() for part in row.name.split("-"))
 
 
 def _titles(rows: Sequence[WanVariant]) -> str:
     return " or ".join(row.title for row in rows)
+
+
+def _named(path: Path, found: Detected) -> str:
+    """A file of a pair, and what it is."""
+    return f"{path.name} ({_titles([row for row in found.variants if row.experts == 2] or found.variants)})"
 
 
 def _differences(a, b) -> str:
@@ -365,8 +375,9 @@ def named_experts(path: Path) -> set[str]:
     return {side for side, pattern in _EXPERT.items() if pattern.search(path.name.lower())}
 
 
-def _check_names(high: Path, low: Path, notify: Notify) -> None:
-    """Experts have the same shapes, so only the names can tell a mistake; a name can be wrong, so it is only said."""
+def _check_names(high: Path, low: Path, rows: Sequence[WanVariant], notify: Notify) -> None:
+    """Experts have the same shapes, and those of some models too, so only the names can tell a mistake; a name can be
+    wrong, so it is only said."""
     if high == low:
         raise MismatchError(
             f"{high.name} is chosen as the high-noise and as the low-noise file. Choose the other expert, or 'none'."
@@ -376,6 +387,19 @@ def _check_names(high: Path, low: Path, notify: Notify) -> None:
         notify(f"The names say that the experts are swapped: high-noise is {high.name}, low-noise is {low.name}.")
     elif len(says_high) == 1 and says_high == says_low:
         notify(f"The names say that both are the {says_high.pop()}-noise expert: {high.name} and {low.name}.")
+    models = [_meant(rows, path) for path in (high, low)]
+    if None not in models and models[0] != models[1]:
+        notify(
+            f"The names say that the experts are of two models: {high.name} of {models[0]}, {low.name} of {models[1]}. "
+            "Choose both files of one model."
+        )
+
+
+def _meant(rows: Sequence[WanVariant], path: Path) -> str | None:
+    """The title of the one row that a file's name speaks of most."""
+    counts = {row.title: _parts_in_name(row, path) for row in rows}
+    best = [title for title, count in counts.items() if count == max(counts.values())]
+    return best[0] if len(best) == 1 else None
 
 
 def _tokenizer_source(checkpoint: Checkpoint, found: Detected) -> str | Path:

@@ -96,7 +96,7 @@ def parse_blocks(text: str, count: int, empty: str = "all") -> frozenset[int] | 
         if not first <= last < count:
             raise InputError(
                 f"blocks {text[:60]!r} cannot be read at {part.strip()[:20]!r}. Write numbers and ranges from 0 to "
-                f"{count - 1}, such as '0-9, 20'; leave it empty for {empty}."
+                f"{count - 1} (the model has {count} blocks), such as '0-9, 20'; leave it empty for {empty}."
             )
         found.update(range(first, last + 1))
     return frozenset(found)

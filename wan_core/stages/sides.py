@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..conditioning.camera import camera_context
 from ..conditioning.clip_tokens import blank_context, clip_context
-from ..conditioning.control import check_control, plain_channels
+from ..conditioning.control import check_control, check_start, plain_channels
 from ..conditioning.known_frames import concat_channels
 from ..conditioning.reference import reference_latent
 from ..conditioning.subjects import subject_frames
@@ -96,7 +96,9 @@ def prepared(
     cfg, batch = variant.dit, x.shape[0]
     _check_weight(side)
     check_control(side.control_latent, variant)
-    concat = None
+    concat = control = None
+    if Feature.CONTROL in variant.features:  # looked at first: a start image that comes with it has its size
+        control = plain_channels(side.control_latent, variant.latent, x, "control video")
     if Feature.CONCAT in variant.features:
         if side.known_latent is None:
             ports.notify(f"{variant.title} is an image model and has no image: it will make the video from text alone.")
@@ -106,20 +108,27 @@ def prepared(
         concat = concat_channels(side.known_latent, mask, variant.latent, x)
     elif Feature.START in variant.features:  # trained without a mask: the one that native nodes add says no more
         concat = plain_channels(side.known_latent, variant.latent, x, "start image")
+        check_start(side.known_mask, variant, ports.notify)
     elif side.known_latent is not None:
         remedy = "Choose an image-to-video model, or remove the image-to-video node."
         if Feature.FIRST_FRAME in variant.features:
-            remedy = f"It takes its picture in the latent: give the image-to-video node the {variant.latent.vae}."
+            remedy = (
+                f"It takes its picture in the latent: give the image-to-video node the {variant.latent.vae}, and no "
+                "other model."
+            )
+        elif Feature.VACE in variant.features:
+            remedy = "Give the picture to Wan Core VACE, as the first frame of control_video with a mask of 0 there."
         raise MismatchError(
             f"The conditioning carries an image, but {variant.title} takes none beside the text. {remedy}"
         )
     if side.known_mask is not None and side.known_latent is None:
         raise MismatchError("The conditioning carries a mask without an image. Remove the node that adds the mask.")
-    if Feature.CONTROL in variant.features:
+    if control is not None:
         if side.control_latent is None:
-            ports.notify(f"{variant.title} has no control video: nothing leads the movement but the text.")
-        concat = torch.cat((plain_channels(side.control_latent, variant.latent, x, "control video"), concat), dim=1)
-    reference, camera = reference_latent(side.reference, variant, x), camera_context(side.camera, variant, x)
+            ports.notify(f"{variant.title} has no control video: only the text leads it. Connect Wan Core Fun Control.")
+        concat = torch.cat((control, concat), dim=1)
+    reference = reference_latent(side.reference, variant, x, ports.notify)
+    camera = camera_context(side.camera, variant, x)
     if Feature.CAMERA in variant.features and camera is None:
         ports.notify(f"{variant.title} has no camera path: connect Wan Core Camera Path, or it moves as it likes.")
     clip = None
@@ -128,7 +137,9 @@ def prepared(
     elif Feature.BLANK in variant.features and side.clip is None:
         clip = blank_context(cfg, batch).to(x.device)
     elif side.clip is not None:
-        ports.notify(f"{variant.title} has no CLIP branch: the CLIP vision features are not used (harmless).")
+        ports.notify(
+            f"{variant.title} has no CLIP branch: the CLIP vision features are not used (harmless). Disconnect them."
+        )
     elif Feature.CLIP in variant.features:
         ports.notify(f"{variant.title} runs without CLIP vision features; with them it follows the picture better.")
     text, bias = text_context(side.text.float(), cfg, batch), None
@@ -196,6 +207,7 @@ def check_sides(positive: Sequence[Condition], negative: Sequence[Condition], po
         return
     carried = {
         "known_latent": ("the image", "image-to-video"), "control_latent": ("the control video", "Fun Control"),
+        "clip": ("CLIP vision features", "image"),
         "reference": ("the reference picture", "Fun Control"), "camera": ("the camera path", "camera"),
         "vace": ("VACE contexts", "VACE"), "subjects": ("the pictures of subjects", "subject"),
     }  # fmt: skip

@@ -102,7 +102,10 @@ def _mask(masks: Tensor | None, grid: Grid, notify: Notify) -> Tensor:
     fitted = fit(colours, grid, "control_masks", notify)[..., 0]
     missing = grid.frames - len(fitted)
     if missing > 0:
-        notify(f"control_masks has {len(fitted)} masks for {grid.frames} frames; the other {missing} are made anew.")
+        notify(
+            f"control_masks has {len(fitted)} masks for {grid.frames} frames; the other {missing} are made anew. "
+            "Give a mask for each frame where that is not meant."
+        )
     return torch.cat((fitted, torch.ones(max(0, missing), grid.height, grid.width)))
 
 

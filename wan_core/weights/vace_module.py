@@ -10,6 +10,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..errors import MismatchError, ModelFileError
+from ..variants import LATENT_21
 from .checkpoint import Checkpoint
 from .detect import Detected
 from .header import TensorInfo
@@ -35,12 +36,18 @@ def join_vace(base: Checkpoint, found: Detected, module: Checkpoint) -> Checkpoi
     both = f"{base.path.name} and the VACE module {module.path.name}"
     if config.vace_layers:
         raise MismatchError(
-            f"{base.path.name} is a VACE model and has these blocks already; leave module_name at 'none'."
+            f"{base.path.name} is a VACE model and has the blocks of {module.path.name} already; leave module_name at "
+            "'none'."
         )
     if config.in_dim != config.out_dim or config.img_dim is not None:
         raise MismatchError(
             f"{base.path.name} is an image model ({config.in_dim} channels in); a VACE module belongs to a T2V model. "
             "Choose a T2V model, or leave module_name at 'none'."
+        )
+    if config.out_dim != LATENT_21.channels:
+        raise MismatchError(
+            f"{base.path.name} makes latents of {config.out_dim} channels; VACE modules are for T2V models of the "
+            f"{LATENT_21.vae}, of {LATENT_21.channels}. Choose one of those, or leave module_name at 'none'."
         )
     width = module.header[names[_EMBEDDING]].shape[0]
     if width != config.dim:
