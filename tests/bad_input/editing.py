@@ -30,6 +30,7 @@ from .makers import (
     pair,
     reference_entry,
     sampler,
+    subject_entry,
     then_sampled,
     vace_entry,
     warned,
@@ -89,6 +90,12 @@ FOR_ANOTHER_TASK = [
     warned("reference picture on the other side", sampler("fun-control-a14b", conditioning=control_entry(), negative=control_entry(reference_latents=[filled(1, 16, 1, 6, 8)])), "Only the negative conditioning", "the reference picture", "both outputs of the Fun Control node"),
     warned("camera path on one side", sampler("fun-camera-a14b", conditioning=camera_entry(), negative=entry()), "Only the positive conditioning", "the camera path", "both outputs of the camera node"),
     warned("CLIP features on one side, Fun InP", sampler("fun-inp-1.3b", conditioning=clip_features(1, 257, 32), negative=image_entry()), "Only the positive conditioning", "CLIP vision features", "both outputs of the image node"),
+    *(wrong_pair(f"subjects for {TITLES[name]}", sampler(name, conditioning=subject_entry(channels)), "pictures of subjects", f"{TITLES[name]} takes none", "Load a Phantom model")
+      for name, channels in (("i2v-a14b", 16), ("vace-1.3b", 16), ("fun-control-a14b", 16), ("ti2v-5b", 48))),
+    wrong_pair("noise mask on what another sampler left", sampler(latent={"samples": filled(1, 16, 3, 6, 8), "noise_mask": torch.ones(1, 48, 64)}, start_step=1), "carries a noise mask", "goes on from another sampler", "Sample in one Wan Core Sampler"),
+    wrong_pair("NAG with two negatives", guided("t2v-1.3b", guidance.nag, 3.0, 2.5, 0.3, negative=[*entry(), *entry()]), "NAG guides away from one", "has 2 entries", "or remove NAG", INPUT),
+    warned("subjects on one side", sampler(conditioning=subject_entry(16), negative=entry()), "Only the positive conditioning", "the pictures of subjects", "both outputs of the subject node"),
+    warned("mask of a shorter clip", sampler(latent={"samples": filled(1, 16, 3, 6, 8), "noise_mask": torch.ones(5, 48, 64)}), "noise mask has 5 frames", "the clip 9", "Wan Core Inpaint Mask takes frame for frame"),
 ]
 
 SIZES_DIFFER = [
@@ -118,6 +125,9 @@ SIZES_DIFFER = [
     warned("control video shorter than the clip, Fun Control", encoded(FUN_CONTROL, control_video=PICTURE), "control_video has 1 pictures", "the clip 5 frames", "Give a longer control_video"),
     warned("control video longer than the clip, Fun Control", encoded(FUN_CONTROL, control_video=filled(9, 64, 64, 3)), "Of 9 pictures of control_video 5", "the clip has no more frames", "Make it longer"),
     wrong_pair("start and end images that overlap", encoded(IMAGE_TO_VIDEO, start_image=CLIP, end_image=CLIP), "start_image has 5 pictures and end_image 5", "the clip 5 frames", "Give fewer pictures", INPUT),
+    wrong_pair("subjects of another size", sampler(conditioning=subject_entry(16, (6, 4))), "encoded to [16, 2, 6, 4]", "the latent to sample needs [16, 6, 8]", "same width, height and VAE"),
+    wrong_pair("subjects of the Wan 2.2 VAE", sampler(conditioning=subject_entry(48)), "encoded to [48, 2, 6, 8]", "the latent to sample needs [16, 6, 8]", "same width, height and VAE"),
+    wrong_pair("masks of two clips for one latent", sampler(latent={"samples": filled(1, 16, 3, 6, 8), "noise_mask": torch.ones(2, 1, 3, 6, 8)}), "noise mask has 2 clips", "the latent 1", "Give it one"),
 ]
 
 OTHER_LATENTS = [

@@ -230,6 +230,11 @@ def control_entry(size=(3, 6, 8), channels: int = 16, batch: int = 1, **extra) -
     return entry(**(known | extra))
 
 
+def subject_entry(channels: int, size=(6, 8)) -> list:
+    """CONDITIONING with two pictures of subjects, as the native Phantom node writes it."""
+    return entry(time_dim_concat=filled(1, channels, 2, *size))
+
+
 def vace_entry(size=(3, 6, 8), frames=None, mask=None, strength=None) -> list:
     """CONDITIONING with a VACE context, as the native node writes it."""
     return entry(

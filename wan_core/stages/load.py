@@ -1,7 +1,6 @@
 """Model files -> handles. Only headers are read here; weights follow when a stage first needs them."""
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from ..weights.checkpoint import PICKLE_SUFFIXES, Checkpoint, open_checkpoint
 from ..weights.detect import Detected, detect, storage
 from ..weights.load import LoadReport, check_load, load_module, read_raw
 from ..weights.vace_module import join_vace
+from .file_names import check_pair_names, choose_row, is_lone_expert
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def load_model(
     _check_modules(low_noise_path, module, low_noise_module, notify)
     high_file, high = _identify(path, "dit", compute.mapped, module)
     rows = [row for row in high.variants if (row.experts == 2) == (low_noise_path is not None)]
-    if low_noise_path is None and _is_lone_expert(path, high.variants, variant):
+    if low_noise_path is None and is_lone_expert(path, high.variants, variant):
         rows = []
     low_weights = None
     if low_noise_path is not None:
@@ -153,7 +153,7 @@ def load_model(
                 f"{path.name} is {_titles(high.variants)}, which has a single model; leave the low-noise file at "
                 "'none'."
             )
-        _check_names(path, low_noise_path, rows, notify)
+        check_pair_names(path, low_noise_path, rows, notify)
         low_weights = _resident(low_file, low, compute, dtype)
     elif not rows:
         # One expert of a pair by itself: usable in a graph that switches by hand, so allowed and said.
@@ -162,7 +162,7 @@ def load_model(
             f"{path.name} is one expert of a pair ({_titles(rows)}). Choose the other file as low_noise_model, or one "
             "expert does all steps."
         )
-    row = _choose(rows, variant, path)
+    row = choose_row(rows, variant, path)
     notify(row.title)
     return ModelHandle(variant=row, high=_resident(high_file, high, compute, dtype), low=low_weights)
 
@@ -328,28 +328,6 @@ def dit_places(config: DitConfig) -> dict[str, int]:
         return walked_places(build_dit(config))
 
 
-def _is_lone_expert(path: Path, rows: tuple[WanVariant, ...], variant: str) -> bool:
-    """Whether a file that could also be a single model is meant as one expert of a pair: by its name, or as asked."""
-    pairs = [row.name for row in rows if row.experts == 2]
-    return bool(pairs) and (variant in pairs or (variant == "auto" and bool(named_experts(path))))
-
-
-def _choose(rows: list[WanVariant], variant: str, path: Path) -> WanVariant:
-    """The asked row; else the one of whose name most parts (fun, inp, i2v, 480p ...) stand in the file name; else the
-    first."""
-    if variant != "auto":
-        for row in rows:
-            if row.name == variant:
-                return row
-        raise MismatchError(f"{path.name} cannot be '{variant}'. It can be: {', '.join(row.name for row in rows)}.")
-    return max(rows, key=lambda row: _parts_in_name(row, path))
-
-
-def _parts_in_name(row: WanVariant, path: Path) -> int:
-    """How many parts of a row's name stand in a file's."""
-    return sum(part in path.name.lower() for part in row.name.split("-"))
-
-
 def _titles(rows: Sequence[WanVariant]) -> str:
     return " or ".join(row.title for row in rows)
 
@@ -362,44 +340,6 @@ def _named(path: Path, found: Detected) -> str:
 def _differences(a, b) -> str:
     pairs = ((name, getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
     return ", ".join(f"{name} {x} and {y}" for name, x, y in pairs if x != y)
-
-
-_EXPERT = {
-    "high": re.compile(r"(?<![a-z])high(?![a-z])|high.?noise"),
-    "low": re.compile(r"(?<![a-z])low(?![a-z])|low.?noise"),
-}
-
-
-def named_experts(path: Path) -> set[str]:
-    """The sides that a file's name speaks of: ``high``, ``low``, both or none."""
-    return {side for side, pattern in _EXPERT.items() if pattern.search(path.name.lower())}
-
-
-def _check_names(high: Path, low: Path, rows: Sequence[WanVariant], notify: Notify) -> None:
-    """Experts have the same shapes, and those of some models too, so only the names can tell a mistake; a name can be
-    wrong, so it is only said."""
-    if high == low:
-        raise MismatchError(
-            f"{high.name} is chosen as the high-noise and as the low-noise file. Choose the other expert, or 'none'."
-        )
-    says_high, says_low = ({side for side, name in _EXPERT.items() if name.search(p.name.lower())} for p in (high, low))
-    if says_high == {"low"} and says_low == {"high"}:
-        notify(f"The names say that the experts are swapped: high-noise is {high.name}, low-noise is {low.name}.")
-    elif len(says_high) == 1 and says_high == says_low:
-        notify(f"The names say that both are the {says_high.pop()}-noise expert: {high.name} and {low.name}.")
-    models = [_meant(rows, path) for path in (high, low)]
-    if None not in models and models[0] != models[1]:
-        notify(
-            f"The names say that the experts are of two models: {high.name} of {models[0]}, {low.name} of {models[1]}. "
-            "Choose both files of one model."
-        )
-
-
-def _meant(rows: Sequence[WanVariant], path: Path) -> str | None:
-    """The title of the one row that a file's name speaks of most."""
-    counts = {row.title: _parts_in_name(row, path) for row in rows}
-    best = [title for title, count in counts.items() if count == max(counts.values())]
-    return best[0] if len(best) == 1 else None
 
 
 def _tokenizer_source(checkpoint: Checkpoint, found: Detected) -> str | Path:

@@ -10,7 +10,8 @@ from ..runtime.ports import Notify
 from ..sampling.loras import AddedLora, Strength
 from ..weights.header import regular_file_size
 from ..weights.lora import Fit, LoraFile, bars, block_sizes, describe, fit, open_lora
-from .load import ModelHandle, dit_shapes, named_experts
+from .file_names import named_experts
+from .load import ModelHandle, dit_shapes
 
 OPEN_FILES = 4
 

@@ -101,7 +101,10 @@ def prepared(
         control = plain_channels(side.control_latent, variant.latent, x, "control video")
     if Feature.CONCAT in variant.features:
         if side.known_latent is None:
-            ports.notify(f"{variant.title} is an image model and has no image: it will make the video from text alone.")
+            ports.notify(
+                f"{variant.title} is an image model and has no image: it will make the video from text alone. "
+                "Connect a start_image to Wan Core Image to Video."
+            )
         mask = side.known_mask
         if mask is None and made is not None:
             mask = 1 - made.expand(-1, 4, -1, -1, -1)

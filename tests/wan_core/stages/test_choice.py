@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_core.stages.load import _choose
+from wan_core.stages.file_names import choose_row
 from wan_core.variants import VARIANTS
 
 
@@ -22,6 +22,6 @@ from wan_core.variants import VARIANTS
 def test_the_name_of_a_file_chooses_among_models_of_its_shapes(name, chosen):
     row = next(row for row in VARIANTS if row.name == chosen)
     rows = [other for other in VARIANTS if other.dit == row.dit and other.experts == row.experts]
-    assert _choose(rows, "auto", Path(f"{name}.safetensors")) is row
+    assert choose_row(rows, "auto", Path(f"{name}.safetensors")) is row
     for other in rows:
-        assert _choose(rows, other.name, Path(f"{name}.safetensors")) is other
+        assert choose_row(rows, other.name, Path(f"{name}.safetensors")) is other
