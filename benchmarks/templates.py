@@ -59,9 +59,9 @@ MODELS: dict[str, str] = {
     "wan2.2_fun_inpaint_high_": "i2v_high",
     "wan2.2_fun_inpaint_low_": "i2v_low",
     "wan2.2_fun_control_high_": "fun_control_high",
-    "wan2.2_fun_control_low_": "fun_control_high",
+    "wan2.2_fun_control_low_": "fun_control_low",
     "wan2.2_fun_camera_high_": "fun_camera_high",
-    "wan2.2_fun_camera_low_": "fun_camera_high",
+    "wan2.2_fun_camera_low_": "fun_camera_low",
     "wan2.2_fun_inpaint_5B_": "fun_inp_5b",
     "wan2.2_fun_control_5B_": "fun_control_5b",
 }

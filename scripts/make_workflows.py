@@ -178,11 +178,13 @@ def place(nodes: dict[str, dict], page_nodes: list[dict]) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--url", default="http://127.0.0.1:8188", help="a running ComfyUI with the pack")
-    with urllib.request.urlopen(f"{parser.parse_args().url}/object_info") as answer:
+    parser.add_argument("names", nargs="*", help="workflows (default: all)")
+    args = parser.parse_args()
+    with urllib.request.urlopen(f"{args.url}/object_info") as answer:
         schemas = json.load(answer)
     (OUT / "api").mkdir(parents=True, exist_ok=True)
-    for title, job in JOBS.items():
-        nodes = graph(job)
+    for title in args.names or JOBS:
+        nodes = graph(JOBS[title])
         fill(nodes, schemas)
         for path, form in (
             (OUT / f"{title}.json", page_form(title, nodes, schemas)),

@@ -19,6 +19,17 @@ ROLES = {
     "wan2.1_i2v_": "i2v",
     "wan2.1_flf2v_": "flf2v",
     "wan2.1_vace_": "vace",
+    "wan2.1_fun_inp_": "fun_inp",
+    "wan2.1_fun_control_": "fun_control",
+    "wan2.1_fun_camera_": "fun_camera",
+    "wan2.2_fun_inpaint_high_": "i2v_high",  # the same shapes
+    "wan2.2_fun_inpaint_low_": "i2v_low",
+    "wan2.2_fun_control_high_": "fun_control_high",
+    "wan2.2_fun_control_low_": "fun_control_low",
+    "wan2.2_fun_camera_high_": "fun_camera_high",
+    "wan2.2_fun_camera_low_": "fun_camera_low",
+    "wan2.2_fun_inpaint_5B_": "fun_inp_5b",
+    "wan2.2_fun_control_5B_": "fun_control_5b",
     "wan2.2_t2v_high_": "t2v_high",
     "wan2.2_t2v_low_": "t2v_low",
     "wan2.2_i2v_high_": "i2v_high",
@@ -72,6 +83,8 @@ def tiny(prompt: dict, files: dict[str, Path], clip: Clip, given: Given, name: s
         "WanCoreEmptyLatent": size,
         "WanCoreImageToVideo": size,
         "WanCoreVace": size,
+        "WanCoreFunControl": size,
+        "WanCoreCameraPath": size,
         "WanCoreSampler": {"steps": clip.steps},
         "ImageScale": size,
         "ImageFromBatch": {"length": clip.frames},
@@ -85,7 +98,7 @@ def tiny(prompt: dict, files: dict[str, Path], clip: Clip, given: Given, name: s
         inputs = node["inputs"]
         inputs |= {key: value for key, value in overrides.get(node["class_type"], {}).items() if value is not None}
         inputs |= {key: tiny_name(value, files) for key, value in inputs.items() if is_file(value)}
-        if inputs.get("frames", 1) > 1:
+        if isinstance(inputs.get("frames"), int) and inputs["frames"] > 1:
             inputs["frames"] = clip.frames
     return small
 

@@ -21,6 +21,7 @@ BETWEEN = "One smooth, continuous camera move from the first picture to the last
 PORTRAIT = "A red fox sits in fresh snow at sunrise and looks into the camera, soft golden light, blurred background"
 FOLLOWS = "A bronze statue of a dancer comes to life in a sunlit museum hall and moves, polished metal, soft light"
 PAINTED = "The same scene as a moving oil painting, thick visible brush strokes, warm colours"
+AROUND = "The camera circles around what is in the middle of the picture, gentle natural motion, soft light"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,12 @@ class Job:
     """1 saves a picture."""
     given: tuple[str, ...] = ()
     """``start_image``, ``end_image`` or ``video``; ``drawn_image``: a square that the workflow draws itself;
-    ``control_video``, with ``reference_image`` or without: for a VACE model; nothing: from text alone."""
-    clip_vision: bool = False
+    ``control_video``, with ``reference_image`` or without: for a VACE or Fun Control model; nothing: from text alone.
+    """
+    clip_vision: tuple[str, ...] = ()
+    """Those of ``given`` that the CLIP encoder sees."""
+    camera: dict | None = None
+    """Widgets of the Camera Path node, for a Fun Camera model."""
     prompt: str = FOX
     negative: str | None = None
     """None: the text encode node's own."""
@@ -58,6 +63,11 @@ class Job:
 HIGH_T2V, LOW_T2V = (f"wan2.2_t2v_{side}_noise_14B_fp8_scaled" for side in ("high", "low"))
 HIGH_I2V, LOW_I2V = (f"wan2.2_i2v_{side}_noise_14B_fp8_scaled" for side in ("high", "low"))
 START, BOTH = ("start_image",), ("start_image", "end_image")
+LIKE, FROM_START = ("control_video", "reference_image"), ("control_video", "start_image")
+INP_22, CONTROL_22, CAMERA_22 = (
+    tuple(f"wan2.2_fun_{kind}_{side}_noise_14B_fp8_scaled" for side in ("high", "low"))
+    for kind in ("inpaint", "control", "camera")
+)
 SIZE_5B = {"vae": VAE_22, "width": 1280, "height": 704, "frames": 121}
 LORAS_T2V, LORAS_I2V = (
     tuple(f"wan2.2_{kind}_lightx2v_4steps_lora_{version}_{side}_noise" for side in ("high", "low"))
@@ -106,9 +116,9 @@ JOBS: dict[str, Job] = {
         sampler=CAUSVID,
     ),
     "wan2.1_t2i": Job(model="wan2.1_t2v_14B_fp8_scaled", width=1024, height=1024, frames=1, prompt=PORTRAIT),
-    "wan2.1_i2v": Job(model="wan2.1_i2v_480p_14B_fp16", given=START, clip_vision=True, prompt=MOTION),
+    "wan2.1_i2v": Job(model="wan2.1_i2v_480p_14B_fp16", given=START, clip_vision=START, prompt=MOTION),
     "wan2.1_flf2v": Job(
-        model="wan2.1_flf2v_720p_14B_fp16", width=1280, height=720, given=BOTH, clip_vision=True, prompt=BETWEEN
+        model="wan2.1_flf2v_720p_14B_fp16", width=1280, height=720, given=BOTH, clip_vision=BOTH, prompt=BETWEEN
     ),
     "wan2.1_v2v": Job(model="wan2.1_t2v_1.3B_fp16", given=("video",), prompt=PAINTED, sampler={"denoise": 0.6}),
     "wan2.2_t2v_a14b": Job(model=HIGH_T2V, low_noise_model=LOW_T2V),
@@ -119,7 +129,30 @@ JOBS: dict[str, Job] = {
     ),
     "wan2.2_ti2v_5b_t2v": Job(model="wan2.2_ti2v_5B_fp16", **SIZE_5B),
     "wan2.2_ti2v_5b_i2v": Job(model="wan2.2_ti2v_5B_fp16", **SIZE_5B, given=START, prompt=MOTION),
-    "wan2.1_vace": Job(model="wan2.1_vace_1.3B_fp16", given=("control_video", "reference_image"), prompt=FOLLOWS),
+    "wan2.1_vace": Job(model="wan2.1_vace_1.3B_fp16", given=LIKE, prompt=FOLLOWS),
+    # Fun models of Wan 2.1 were trained with CLIP features of one picture: the start image, also where there is an end.
+    "wan2.1_fun_control": Job(
+        model="wan2.1_fun_control_1.3B_bf16", given=FROM_START, clip_vision=START, prompt=FOLLOWS
+    ),
+    "wan2.1_fun_inp": Job(model="wan2.1_fun_inp_1.3B_bf16", given=BOTH, clip_vision=START, prompt=BETWEEN),
+    "wan2.1_fun_camera": Job(
+        model="wan2.1_fun_camera_v1.1_1.3B_bf16",
+        given=START,
+        clip_vision=START,
+        camera={"motion": "Zoom In"},
+        prompt=MOTION,
+    ),
+    "wan2.2_fun_control_a14b": Job(model=CONTROL_22[0], low_noise_model=CONTROL_22[1], given=LIKE, prompt=FOLLOWS),
+    "wan2.2_fun_inp_a14b": Job(model=INP_22[0], low_noise_model=INP_22[1], given=BOTH, prompt=BETWEEN),
+    "wan2.2_fun_camera_a14b": Job(
+        model=CAMERA_22[0],
+        low_noise_model=CAMERA_22[1],
+        given=START,
+        camera={"motion": "Turn Left", "second_motion": "Pan Right"},
+        prompt=AROUND,
+    ),
+    "wan2.2_fun_control_5b": Job(model="wan2.2_fun_control_5B_bf16", **SIZE_5B, given=LIKE, prompt=FOLLOWS),
+    "wan2.2_fun_inp_5b": Job(model="wan2.2_fun_inpaint_5B_bf16", **SIZE_5B, given=BOTH, prompt=BETWEEN),
 }
 
 
@@ -226,13 +259,31 @@ def _from_images(job: Job) -> tuple[dict[str, dict], dict]:
             for row, (source, _) in enumerate(images.values())
         }
     inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **_size(job), **images}
-    nodes["size"] = {"class": "WanCoreImageToVideo", "at": (1, 2), "inputs": inputs}
-    if job.clip_vision:
-        nodes["clip_vision"] = _loader("WanCoreLoadCLIPVision", 3, "clip_vision", "clip_vision_name", CLIP_VISION)
-        wires = {"clip_vision": ["clip_vision", 0], **images}
-        nodes["clip_encode"] = {"class": "WanCoreCLIPVisionEncode", "at": (1, 1), "inputs": wires}
-        inputs["clip_vision_output"] = ["clip_encode", 0]
-    return nodes, {"positive": ["size", 0], "negative": ["size", 1], "latent": ["size", 2]}
+    node = "WanCoreImageToVideo" if job.camera is None else "WanCoreCameraControl"
+    nodes["size"] = {"class": node, "at": (1, 3), "inputs": inputs}
+    if job.camera is not None:
+        size = {name: inputs[name] for name in ("width", "height", "frames")}
+        nodes["path"] = {"class": "WanCoreCameraPath", "at": (1, 2), "inputs": {**job.camera, **size}}
+        inputs |= {name: ["path", slot] for slot, name in enumerate(("camera_embedding", *size))}
+    if job.vae == VAE_22 and "end_image" in job.given:
+        inputs["model"] = ["model", 0]  # this VAE alone does not tell that the model takes one
+    return nodes | _clip_vision(job, inputs), {
+        "positive": ["size", 0],
+        "negative": ["size", 1],
+        "latent": ["size", 2],
+    }
+
+
+def _clip_vision(job: Job, inputs: dict) -> dict[str, dict]:
+    """The CLIP encoder of the pictures among a node's ``inputs``, connected to the node."""
+    if not job.clip_vision:
+        return {}
+    inputs["clip_vision_output"] = ["clip_encode", 0]
+    wires = {"clip_vision": ["clip_vision", 0], **{what: inputs[what] for what in job.clip_vision}}
+    return {
+        "clip_vision": _loader("WanCoreLoadCLIPVision", 3, "clip_vision", "clip_vision_name", CLIP_VISION),
+        "clip_encode": {"class": "WanCoreCLIPVisionEncode", "at": (1, 1), "inputs": wires},
+    }
 
 
 def _drawn() -> dict[str, dict]:
@@ -274,21 +325,27 @@ def _from_video(job: Job) -> tuple[dict[str, dict], dict]:
 
 def _from_control(job: Job) -> tuple[dict[str, dict], dict]:
     """Edges of a video as control, by a node that every ComfyUI has; depth or pose go in the same way."""
+    is_vace = "_vace_" in job.model
     inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **_size(job)}
     edges = {"low_threshold": 0.1, "high_threshold": 0.3}
     nodes = {
-        "source": {"class": "LoadVideo", "at": (0, 4), "room": 240, "inputs": {"file": "input.mp4"}},
-        "components": {"class": "GetVideoComponents", "at": (1, 1), "inputs": {"video": ["source", 0]}},
+        "source": {"class": "LoadVideo", "at": (0, 4), "room": 340, "inputs": {"file": "input.mp4"}},
+        "components": {"class": "GetVideoComponents", "at": (1, 2), "inputs": {"video": ["source", 0]}},
         "cut": {
-            "class": "ImageFromBatch", "at": (1, 2),
+            "class": "ImageFromBatch", "at": (1, 3),
             "inputs": {"image": ["components", 0], "batch_index": 0, "length": job.frames},
         },
-        "edges": {"class": "Canny", "at": (1, 3), "inputs": {"image": ["cut", 0], **edges}},
-        "vace": {
-            "class": "WanCoreVace", "at": (1, 4), "room": 120, "inputs": {**inputs, "control_video": ["edges", 0]},
+        "edges": {"class": "Canny", "at": (1, 4), "inputs": {"image": ["cut", 0], **edges}},
+        "control": {
+            "class": "WanCoreVace" if is_vace else "WanCoreFunControl", "at": (1, 5), "room": 120,
+            "inputs": inputs | {"control_video": ["edges", 0]},
         },
     }  # fmt: skip
-    if "reference_image" in job.given:
-        nodes["reference"] = {"class": "LoadImage", "at": (0, 5), "room": 240, "inputs": {"image": "example.png"}}
-        nodes["vace"]["inputs"]["reference_image"] = ["reference", 0]
-    return nodes, {"positive": ["vace", 0], "negative": ["vace", 1], "latent": ["vace", 2]}
+    inputs = nodes["control"]["inputs"]
+    for what in job.given:
+        if what != "control_video":
+            name = "ref_image" if what == "reference_image" and not is_vace else what
+            nodes[what] = {"class": "LoadImage", "at": (0, 5), "room": 240, "inputs": {"image": "example.png"}}
+            inputs[name] = [what, 0]
+    wires = {"positive": ["control", 0], "negative": ["control", 1], "latent": ["control", 2]}
+    return nodes | _clip_vision(job, inputs), wires
