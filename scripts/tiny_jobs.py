@@ -35,6 +35,7 @@ ROLES = {
     "wan2.2_i2v_high_": "i2v_high",
     "wan2.2_i2v_low_": "i2v_low",
     "wan2.2_ti2v_5B_": "ti2v",
+    "Phantom-Wan-": "t2v",  # the same form
     "umt5_": "text_encoder",
     "wan_2.1_vae": "vae",
     "wan2.2_vae": "vae_22",
@@ -84,6 +85,7 @@ def tiny(prompt: dict, files: dict[str, Path], clip: Clip, given: Given, name: s
         "WanCoreImageToVideo": size,
         "WanCoreVace": size,
         "WanCoreFunControl": size,
+        "WanCoreSubjectPictures": size,
         "WanCoreCameraPath": size,
         "WanCoreSampler": {"steps": clip.steps},
         "ImageScale": size,

@@ -21,6 +21,7 @@ BETWEEN = "One smooth, continuous camera move from the first picture to the last
 PORTRAIT = "A red fox sits in fresh snow at sunrise and looks into the camera, soft golden light, blurred background"
 FOLLOWS = "A bronze statue of a dancer comes to life in a sunlit museum hall and moves, polished metal, soft light"
 PAINTED = "The same scene as a moving oil painting, thick visible brush strokes, warm colours"
+SUBJECT = "The toy stands on a wooden table in warm morning light, the camera moves slowly around it"
 AROUND = "The camera circles around what is in the middle of the picture, gentle natural motion, soft light"
 
 
@@ -48,8 +49,8 @@ class Job:
     """1 saves a picture."""
     given: tuple[str, ...] = ()
     """``start_image``, ``end_image`` or ``video``; ``drawn_image``: a square that the workflow draws itself;
-    ``control_video``, with ``reference_image`` or without: for a VACE or Fun Control model; nothing: from text alone.
-    """
+    ``control_video``, with ``reference_image`` or without: for a VACE or Fun Control model; ``mask`` beside ``video``:
+    a square of it is made anew; ``subject_image``: for a Phantom model; nothing: from text alone."""
     clip_vision: tuple[str, ...] = ()
     """Those of ``given`` that the CLIP encoder sees."""
     camera: dict | None = None
@@ -153,6 +154,8 @@ JOBS: dict[str, Job] = {
     ),
     "wan2.2_fun_control_5b": Job(model="wan2.2_fun_control_5B_bf16", **SIZE_5B, given=LIKE, prompt=FOLLOWS),
     "wan2.2_fun_inp_5b": Job(model="wan2.2_fun_inpaint_5B_bf16", **SIZE_5B, given=BOTH, prompt=BETWEEN),
+    "wan2.1_inpaint": Job(model="wan2.1_t2v_1.3B_fp16", given=("video", "mask"), prompt=PAINTED),
+    "wan2.1_phantom": Job(model="Phantom-Wan-1_3B_fp16", folder=KIJAI, given=("subject_image",), prompt=SUBJECT),
 }
 
 
@@ -161,6 +164,8 @@ def graph(job: Job) -> dict[str, dict]:
     nodes = _common(job) | _output(job)
     if "video" in job.given:
         more, wires = _from_video(job)
+    elif "subject_image" in job.given:
+        more, wires = _from_subject(job)
     elif "control_video" in job.given:
         more, wires = _from_control(job)
     elif job.given:
@@ -320,7 +325,33 @@ def _from_video(job: Job) -> tuple[dict[str, dict], dict]:
             "inputs": {"images": ["scale", 0], "vae": ["vae", 0]},
         },
     }  # fmt: skip
-    return nodes, {"latent": ["encode", 0]}
+    if "mask" not in job.given:
+        return nodes, {"latent": ["encode", 0]}
+    side = job.height // 2
+    nodes |= {
+        "kept": {
+            "class": "SolidMask", "at": (0, 5), "inputs": {"value": 0.0, "width": job.width, "height": job.height},
+        },
+        "anew": {"class": "SolidMask", "at": (0, 6), "inputs": {"value": 1.0, "width": side, "height": side}},
+        "drawn": {
+            "class": "MaskComposite", "at": (1, 5),
+            "inputs": {"destination": ["kept", 0], "source": ["anew", 0], "operation": "add",
+                       "x": (job.width - side) // 2, "y": (job.height - side) // 2},
+        },
+        "mask": {
+            "class": "WanCoreInpaintMask", "at": (1, 6), "inputs": {"latent": ["encode", 0], "mask": ["drawn", 0]},
+        },
+    }  # fmt: skip
+    return nodes, {"latent": ["mask", 0]}
+
+
+def _from_subject(job: Job) -> tuple[dict[str, dict], dict]:
+    inputs = {"positive": ["text", 0], "negative": ["text", 1], "vae": ["vae", 0], **_size(job)}
+    nodes = {
+        "subject": {"class": "LoadImage", "at": (0, 4), "room": 240, "inputs": {"image": "example.png"}},
+        "size": {"class": "WanCoreSubjectPictures", "at": (1, 2), "inputs": inputs | {"images": ["subject", 0]}},
+    }
+    return nodes, {"positive": ["size", 0], "negative": ["size", 1], "latent": ["size", 2]}
 
 
 def _from_control(job: Job) -> tuple[dict[str, dict], dict]:
