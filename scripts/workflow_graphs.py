@@ -21,6 +21,7 @@ BETWEEN = "One smooth, continuous camera move from the first picture to the last
 PORTRAIT = "A red fox sits in fresh snow at sunrise and looks into the camera, soft golden light, blurred background"
 FOLLOWS = "A bronze statue of a dancer comes to life in a sunlit museum hall and moves, polished metal, soft light"
 PAINTED = "The same scene as a moving oil painting, thick visible brush strokes, warm colours"
+INSIDE = "A striped hot-air balloon floats slowly through the scene, soft natural light"
 SUBJECT = "The toy stands on a wooden table in warm morning light, the camera moves slowly around it"
 AROUND = "The camera circles around what is in the middle of the picture, gentle natural motion, soft light"
 
@@ -154,7 +155,7 @@ JOBS: dict[str, Job] = {
     ),
     "wan2.2_fun_control_5b": Job(model="wan2.2_fun_control_5B_bf16", **SIZE_5B, given=LIKE, prompt=FOLLOWS),
     "wan2.2_fun_inp_5b": Job(model="wan2.2_fun_inpaint_5B_bf16", **SIZE_5B, given=BOTH, prompt=BETWEEN),
-    "wan2.1_inpaint": Job(model="wan2.1_t2v_1.3B_fp16", given=("video", "mask"), prompt=PAINTED),
+    "wan2.1_inpaint": Job(model="wan2.1_t2v_1.3B_fp16", given=("video", "mask"), prompt=INSIDE),
     "wan2.1_phantom": Job(model="Phantom-Wan-1_3B_fp16", folder=KIJAI, given=("subject_image",), prompt=SUBJECT),
 }
 
@@ -313,7 +314,10 @@ def _drawn() -> dict[str, dict]:
 def _from_video(job: Job) -> tuple[dict[str, dict], dict]:
     scale = {"upscale_method": "bicubic", "width": job.width, "height": job.height, "crop": "center"}
     nodes = {
-        "source": {"class": "LoadVideo", "at": (0, 4), "room": 240, "inputs": {"file": "input.mp4"}},
+        "source": {
+            "class": "LoadVideo", "at": (0, 4), "room": 340 if "mask" in job.given else 240,
+            "inputs": {"file": "input.mp4"},
+        },
         "components": {"class": "GetVideoComponents", "at": (1, 1), "inputs": {"video": ["source", 0]}},
         "cut": {
             "class": "ImageFromBatch", "at": (1, 2),
