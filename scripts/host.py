@@ -27,7 +27,7 @@ from .setup_steps import ROOT, SetupError, say, tail
 
 PACK_NAME = "ComfyUI-WanCore"
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
-# What a copy of the pack leaves out; hidden folders (.venv, .comfyui, .cache) are left out as well.
+# What a copy of the pack leaves out of its root; hidden folders (.venv, .comfyui, .cache) are left out as well.
 NOT_SHIPPED = {"tests", "benchmarks", "scripts", "docs", "output", "__pycache__"}
 STOP_S = 10
 
@@ -61,7 +61,12 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source.resolve(), target_is_directory=True)
     except OSError:
-        shutil.copytree(source, target, ignore=lambda _, names: [n for n in names if n in NOT_SHIPPED or n[0] == "."])
+        shutil.copytree(source, target, ignore=lambda folder, names: left_out(Path(folder) == source, names))
+
+
+def left_out(is_root: bool, names: list[str]) -> list[str]:
+    """Of the names in a folder, those that a copy leaves out: ``docs`` of the root, but not that of ``web``."""
+    return [name for name in names if name[0] == "." or name == "__pycache__" or (is_root and name in NOT_SHIPPED)]
 
 
 def free_port() -> int:

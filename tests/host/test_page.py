@@ -206,6 +206,17 @@ def test_a_node_explains_itself_in_the_help_panel(page):
     assert any(status == 200 and url.endswith(f"{PACK_NAME}/docs/WanCoreSampler.md") for status, url in page.asked)
 
 
+def test_the_picture_of_a_help_page_is_shown_in_the_panel(page):
+    page.drop("wan2.1_fun_camera")
+    page.page.evaluate("""() =>
+      app.canvas.selectNode(app.graph._nodes.find((node) => node.type === "WanCoreCameraPath"))""")
+    page.page.get_by_test_id("info-button").click()
+    shown = page.page.wait_for_function("""() => [...document.images].filter(
+      (image) => image.src.endsWith("/docs/pictures/camera_path.png") && image.naturalWidth > 0 && image.width > 200
+    ).map((image) => [image.naturalWidth, image.width <= image.closest("div").clientWidth])[0]""")
+    assert shown.json_value() == [560, True]
+
+
 def test_a_job_runs_from_the_page_and_the_nodes_show_what_it_does(page, tiny_files):
     page.drop("wan2.1_t2v")
     page.page.evaluate(LISTEN)
@@ -240,6 +251,13 @@ def test_every_node_has_a_help_page_under_its_own_title(client):
     assert {name: text.partition("\n")[0] for name, text in pages.items()} == {
         name: f"# {title}" for name, title in titles.items()
     }
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "web" / "docs" / "pictures").glob("*"))])
+def test_a_picture_of_a_help_page_is_served_beside_it(host, name):
+    with urlopen(f"{host.url}/extensions/{PACK_NAME}/docs/pictures/{name}") as answer:
+        assert answer.headers["Content-Type"] == "image/png"
+        assert answer.read() == (ROOT / "web" / "docs" / "pictures" / name).read_bytes()
 
 
 @pytest.mark.parametrize("name", [workflow.name for workflow in examples()])

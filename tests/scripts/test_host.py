@@ -69,9 +69,10 @@ def test_without_links_the_pack_is_copied_as_it_ships(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
     pack = tmp_path / "pack"
-    for name in ("nodes/loaders.py", "tests/test_a.py", ".venv/big", "web/a.js"):
+    for name in ("nodes/loaders.py", "tests/test_a.py", ".venv/big", "docs/b.md", "web/docs/a.md"):
         (pack / name).parent.mkdir(parents=True, exist_ok=True)
         (pack / name).touch()
     base = prepare_base(tmp_path / "base", pack=pack)
     copied = base / "custom_nodes" / PACK_NAME
     assert sorted(path.name for path in copied.iterdir()) == ["nodes", "web"]
+    assert (copied / "web" / "docs" / "a.md").is_file()
