@@ -51,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
         "--only", default="", metavar="TEXT", help="cases with TEXT in their title or name, e.g. 128x128x9"
     )
     parser.add_argument(
-        "--dtype", choices=("fp32", "bf16"), help="all networks in it: without native bf16 its rows say nothing"
+        "--dtype",
+        choices=("fp32", "bf16"),
+        help="C1 to C4 and C7 in it alone (bf16 says little without hardware for it)",
     )
     parser.add_argument("--repeats", type=int, default=4, help="turns there and back for each implementation")
     parser.add_argument("--threads", type=int, default=2)

@@ -134,7 +134,9 @@ def main() -> int:
 
 def in_bf16(name: str, full: VaeHandle, long: int, frames: int = 5) -> bool:
     half = handle(CONFIGS[name], torch.bfloat16)
-    latent = torch.randn(1, full.config.z_dim, (frames - 1) // 4 + 1, SHORT, long)
+    latent = torch.randn(
+        1, full.config.z_dim, (frames - 1) // 4 + 1, SHORT, long, generator=torch.Generator().manual_seed(3)
+    )
     exact = worked(full, "decode", latent, split_of(full, "decode", SHORT, long, 1, 1))
     errors = []
     for parts in (1, 4):

@@ -50,7 +50,7 @@ CONTROL = f"{WHO}: it takes no ControlNet. Remove the node that applies it, or l
 TRAINING = f"{WHO}: it cannot be copied or trained by native nodes. Train with Wan Core Train LoRA."
 
 TAKEN: dict[Feature | None, frozenset[str]] = {
-    None: frozenset({"denoise_mask"}),  # it is in the timesteps already
+    None: frozenset({"denoise_mask"}),  # the native sampler blends; of the 5B it is in the timesteps already
     Feature.REFERENCE: frozenset({"reference_latent"}),
     Feature.CAMERA: frozenset({"camera_conditions"}),
     Feature.VACE: frozenset({"vace_context", "vace_strength"}),

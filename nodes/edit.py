@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..wan_core.conditioning.subjects import nothing_of
 from ..wan_core.errors import MismatchError
 from ..wan_core.grid import grid_of
+from ..wan_core.sampling.given import stretched
 from ..wan_core.stages import inpaint
 from ..wan_core.stages import vace as vace_stage
 from ..wan_core.variants import LATENTS
@@ -48,6 +49,10 @@ class InpaintMask(io.ComfyNode):
         _, _, frames, *size = samples.shape
         made = inpaint.latent_mask(mask, (frames - before, *size), LATENTS[samples.shape[1]], run.notify)
         made = torch.cat((made.new_ones(1, 1, before, *size), made), dim=2)
+        there = latent.get("noise_mask")
+        if there is not None:
+            made = made * stretched(there, frames, *size).to(made)
+            run.notify("The latent had a noise mask already: what either of them keeps is kept.")
         return run.output({**latent, "noise_mask": made})
 
 

@@ -43,7 +43,9 @@ TITLES = {row.name: row.title for row in VARIANTS}
 PICTURE, CLIP = filled(1, 64, 64, 3), filled(5, 64, 64, 3)
 EMPTY = torch.zeros(1, 16, 2, 8, 8)
 VAE_21, VAE_22 = network("vae", VAE), network("vae", type(VAE)(dim=4, dec_dim=4, z_dim=48, patch=2, shortcuts=True))
-MASKED = {"samples": filled(1, 48, 3, 6, 8), "noise_mask": torch.ones(1, 1, 3, 6, 8)}
+START_MASK = torch.ones(1, 1, 3, 6, 8)
+START_MASK[:, :, 0] = 0
+MASKED = {"samples": filled(1, 48, 3, 6, 8), "noise_mask": START_MASK}
 END_MASK = torch.ones(1, 4, 3, 6, 8)
 END_MASK[:, :, -1] = 0
 
@@ -93,6 +95,11 @@ FOR_ANOTHER_TASK = [
     *(wrong_pair(f"subjects for {TITLES[name]}", sampler(name, conditioning=subject_entry(channels)), "pictures of subjects", f"{TITLES[name]} takes none", "Load a Phantom model")
       for name, channels in (("i2v-a14b", 16), ("vace-1.3b", 16), ("fun-control-a14b", 16), ("ti2v-5b", 48))),
     wrong_pair("noise mask on what another sampler left", sampler(latent={"samples": filled(1, 16, 3, 6, 8), "noise_mask": torch.ones(1, 48, 64)}, start_step=1), "carries a noise mask", "goes on from another sampler", "Sample in one Wan Core Sampler"),
+    wrong_pair("noise mask in a run that stops", sampler(latent={"samples": filled(1, 16, 3, 6, 8), "noise_mask": torch.ones(1, 48, 64)}, end_step=1), "carries a noise mask", "stops before the end", "Sample in one Wan Core Sampler"),
+    wrong_pair("soft noise mask on what a 5B sampler left", sampler("ti2v-5b", {"samples": filled(1, 48, 3, 6, 8), "noise_mask": torch.full((1, 96, 128), 0.5)}, start_step=1), "carries a noise mask", "goes on from another sampler", "Sample in one Wan Core Sampler"),
+    warned("noise mask on an empty latent", sampler(latent={"samples": torch.zeros(1, 16, 3, 6, 8), "noise_mask": torch.zeros(1, 48, 64)}), "noise mask keeps a part", "an empty latent", "Encode a clip"),
+    warned("a range with noise levels of a wire", sampler(conditioning=[*entry(), *entry(start_percent=0.5)], sigmas=torch.tensor([1.0, 0.5, 0.0])), "conditionings count in", "noise levels on the wire", "Set shift"),
+    wrong_pair("NAG with a negative for a part of the run", guided("t2v-1.3b", guidance.nag, 3.0, 2.5, 0.3, negative=entry(end_percent=0.5)), "NAG guides away from one", "counts in a part of the run", "or remove NAG", INPUT),
     wrong_pair("NAG with two negatives", guided("t2v-1.3b", guidance.nag, 3.0, 2.5, 0.3, negative=[*entry(), *entry()]), "NAG guides away from one", "has 2 entries", "or remove NAG", INPUT),
     warned("subjects on one side", sampler(conditioning=subject_entry(16), negative=entry()), "Only the positive conditioning", "the pictures of subjects", "both outputs of the subject node"),
     warned("mask of a shorter clip", sampler(latent={"samples": filled(1, 16, 3, 6, 8), "noise_mask": torch.ones(5, 48, 64)}), "noise mask has 5 frames", "the clip 9", "Wan Core Inpaint Mask takes frame for frame"),

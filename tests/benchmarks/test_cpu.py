@@ -168,3 +168,12 @@ def test_a_load_is_judged_by_memory_time_and_completeness(change: dict, verdict:
     found = cpu_load.judge_load({"page-cache read": row, "ours": row | change}, {}, 1000)
     assert found.verdict.startswith(verdict)
     assert cpu_load.judge_load({"ours": row}, {}, 1000).verdict.startswith("NOT MEASURED")
+
+
+def test_rows_in_one_type_are_each_there_once_and_judged_by_it():
+    for dtype in ("fp32", "bf16"):
+        rows = cpu.in_dtype(cpu_rows.ROWS["C1"], dtype)
+        assert [row.dtype for row in rows] == [dtype] and dtype in rows[0].title
+    (row,) = cpu.in_dtype(cpu_rows.ROWS["C3"], "fp32")
+    assert row.dtype == "fp32" and "fp32" in row.title and row.tolerance == 1e-3
+    assert cpu.in_dtype(cpu_rows.ROWS["C1"], None) == list(cpu_rows.ROWS["C1"])

@@ -13,7 +13,7 @@ from .checks import check_tensor
 from .known_frames import LATENT_LAYOUT
 from .text import spread
 
-MAX_SUBJECTS = 64
+MAX_SUBJECTS = 16
 """Pictures; the models know up to four."""
 
 

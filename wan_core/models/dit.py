@@ -290,16 +290,18 @@ class _Kept:
     def __init__(self, layers: nn.Module, state: tuple, result: Tensor):
         self.state, self.result = state, result
         self._weights = [(ref(weight), _version(weight)) for weight in layers.parameters()]
-        self._worn = [getattr(layer, "worn", ()) for layer in layers]
+        self._worn = [[ref(one) for one in getattr(layer, "worn", ())] for layer in layers]
 
     def is_of(self, layers: nn.Module) -> bool:
         if torch.is_grad_enabled():
             return False
         weights, worn = list(layers.parameters()), [getattr(layer, "worn", ()) for layer in layers]
+        same = [len(was) == len(now) for was, now in zip(self._worn, worn, strict=True)]
         return (
             len(weights) == len(self._weights)
             and all(was() is now and version == _version(now) for (was, version), now in zip(self._weights, weights))
-            and all(was is now for was, now in zip(self._worn, worn, strict=True))
+            and all(same)
+            and all(was() is now for old, new in zip(self._worn, worn) for was, now in zip(old, new))
         )
 
 

@@ -195,25 +195,27 @@ def load_vae(path: Path, *, compute: Compute, dtype: str = "auto", notify: Notif
             f"{path.name} is a Wan VAE of {found.config.z_dim} latent channels; known are "
             f"{' and '.join(str(n) for n in LATENTS)}. Use the Wan 2.1 VAE, or for the 5B model the Wan 2.2 VAE."
         )
-    # Tiny VAEs of both scales have the same layers. madebyollin publishes his in fp16, for normalised latents; LightX2V
-    # its own in fp32, for others. Comfy-Org/ComfyUI ``comfy/sd.py`` tells them apart in the same way.
-    normalised = found.kind == "tae" and storage(checkpoint.header, checkpoint.metadata).dtype is torch.float16
+    normalised = found.kind == "tae" and _takes_normalised(path, checkpoint, notify)
     weights = _resident(checkpoint, found, compute, dtype)
     handle = VaeHandle(config=found.config, spec=spec, weights=weights, normalised=normalised)
     if handle.is_tiny:
         notify(handle.approximate)
-        _check_tiny_name(path, normalised, notify)
     return handle
 
 
-def _check_tiny_name(path: Path, normalised: bool, notify: Notify) -> None:
-    """Shapes do not tell a tiny VAE's scale, nor Wan 2.1's from HunyuanVideo's; a name can be wrong, so it is said."""
-    name, read = path.name.lower(), "taew2 (fp16)" if normalised else "lighttaew2 (fp32 or bf16)"
-    if "taew" not in name or ("light" in name) == normalised:
+def _takes_normalised(path: Path, checkpoint: Checkpoint, notify: Notify) -> bool:
+    """Tiny VAEs of both scales have the same layers: madebyollin's (``taew2_1``, published in fp16) take normalised
+    latents, LightX2V's (``lighttaew2_1``, in fp32) those of a LATENT. The name tells them apart; without one the number
+    format, as in Comfy-Org/ComfyUI ``comfy/sd.py``; where it is another than was published, that is said."""
+    name, is_half = path.name.lower(), storage(checkpoint.header, checkpoint.metadata).dtype is torch.float16
+    normalised = "light" not in name if "taew" in name else is_half
+    if "taew" not in name or normalised != is_half:
+        read = "taew2, of normalised latents" if normalised else "lighttaew2, of latents as they are"
         notify(
-            f"{path.name} is read as a {read} file, which its name does not say. If the colours are wrong, it is "
-            "another: use the file as it was published."
+            f"{path.name} is read as {read}; its name and its number format together do not say so. If the colours are "
+            "wrong, it is the other: use the file, and its name, as it was published."
         )
+    return normalised
 
 
 def vae_channels(path: Path) -> int | None:

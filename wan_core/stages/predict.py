@@ -96,6 +96,11 @@ class Predictor:
         features, clip = self.model.variant.features, None
         if Feature.CLIP in features and asked.clip is not None:
             clip = clip_context(asked.clip.float(), cfg, batch)
+        elif asked.clip is not None:
+            self._say(
+                f"{self.model.variant.title} has no CLIP branch: the CLIP vision features are not used (harmless). "
+                "Disconnect them."
+            )
         elif Feature.BLANK in features:
             clip = blank_context(cfg, batch).to(asked.x.device)
         t = asked.t
@@ -175,7 +180,7 @@ class Predictor:
     def _open(self, shape: tuple[int, ...], side: str, changes: Changes, contexts: int) -> int:
         """Hold the device for such predictions; returns the number of the next."""
         wanted = (shape, side, changes, contexts)
-        if self._open_for == wanted and self._next < AHEAD and not self._is_evicted(side):
+        if self._covers(wanted) and self._next < AHEAD and not self._is_evicted(side):
             self._next += 1
             return self._next - 1
         self._let_go()
@@ -197,6 +202,15 @@ class Predictor:
         if not self._stay.plan.whole:
             self._say(self._stay.plan.describe())
         return 0
+
+    def _covers(self, wanted: tuple) -> bool:
+        """Whether the device is held for such predictions, or larger ones: the sides of guidance may differ."""
+        if self._open_for is None:
+            return False
+        (held, *size), *same, most = self._open_for
+        (batch, channels, frames, *area), *others, contexts = wanted
+        larger = batch == held and frames <= size[1] and contexts <= most
+        return larger and [channels, *area] == [size[0], *size[2:]] and same == others
 
     def _is_evicted(self, side: str) -> bool:
         """Whether a whole model has been taken off the device between two predictions, by what else a host loads."""

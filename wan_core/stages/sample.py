@@ -9,7 +9,7 @@ from torch import Tensor
 from ..conditioning.checks import check_tensor
 from ..conditioning.known_frames import LATENT_LAYOUT
 from ..errors import InputError, MismatchError, first_few
-from ..grid import PATCH_HW, check_amount, pixel_frames
+from ..grid import PATCH_HW, check_amount
 from ..models.dit import Inputs
 from ..models.nag import NegativeText
 from ..runtime.attention import using
@@ -18,7 +18,7 @@ from ..runtime.memory import dit_work
 from ..runtime.ports import Ports
 from ..runtime.stay import Stay, Stop
 from ..sampling.experts import by_boundary, by_step, expert_names
-from ..sampling.given import GivenParts, stretched
+from ..sampling.given import GivenParts
 from ..sampling.guidance import check_scale, passes
 from ..sampling.guidance_options import PLAIN, GuidanceOptions, StepGuidance, guided_by
 from ..sampling.loras import changes_at
@@ -27,6 +27,7 @@ from ..sampling.sigmas import Schedule, Step, from_sigmas, make_schedule
 from ..sampling.solvers import DEFAULT_SCHEDULE, SOLVERS, Denoise, StepResult
 from ..variants import Feature, WanVariant
 from .guidance import check_guidance
+from .inpaint import given_parts, is_start
 from .load import ModelHandle
 from .sides import Condition, Side, averaged, check_sides, counting, prepared
 
@@ -185,17 +186,25 @@ def sample(
     check_latent(variant, start)
     plan = resolve(settings, variant)
     given = _given(start, plan, variant, ports)
-    parts = _given_parts(start, given, plan, variant, ports)
+    parts = given_parts(
+        start.noise_mask, given, variant, ports.notify,
+        begins=plan.add_noise, ends=plan.schedule.sigmas[-1].item() == 0, is_empty=not start.samples.any(),
+    )  # fmt: skip
     positive, negative = _entries(positive), _entries(negative)
     device = model.high.device
     like = given.to(device)
     shift, made = settings.shift or variant.defaults.shift, None if parts is None else parts.made
+    if settings.sigmas is not None and any((one.start, one.end) != (0, 1) for one in (*positive, *negative)):
+        ports.notify(
+            f"Parts of the run that conditionings count in are reckoned with shift {shift:g}: the noise levels on the "
+            "wire do not tell theirs. Set shift to that of the scheduler."
+        )
     conditions = [
         [prepared(one, variant, like, ports, shift, made) for one in side] for side in (positive, negative) if side
     ]
     check_sides(positive, negative, ports)
     is_clean = parts is not None and Feature.FIRST_FRAME in variant.features
-    if is_clean and Feature.CONCAT in variant.features and all(one.known_latent is None for one in positive):
+    if is_clean and is_start(parts) and Feature.CONCAT in variant.features and not _has_picture(positive):
         raise MismatchError(
             f"{variant.title} takes its picture in the latent and beside the noise; here it is in the latent alone. "
             "Connect the model to Wan Core Image to Video, or use Wan Core Fun Control or Camera Control."
@@ -204,10 +213,10 @@ def sample(
         # Of both experts, whether or not each has a step to do.
         check_scale(scale, bool(negative) or model.guidance.over_steps is not None)
     check_guidance(model.guidance, step_guidance(model, plan), bool(negative), ports.notify)
-    if model.guidance.nag is not None and len(negative) > 1:
+    if model.guidance.nag is not None and [(one.start, one.end) for one in negative] != [(0.0, 1.0)]:
         raise InputError(
-            f"NAG guides away from one negative prompt; the negative conditioning has {len(negative)} entries. Remove "
-            "the node that combines them, or remove NAG."
+            f"NAG guides away from one negative prompt in all steps; the negative conditioning has {len(negative)} "
+            "entries, or counts in a part of the run. Remove the node that combines or limits them, or remove NAG."
         )
     # All inputs are good. What a host cannot hold it refuses here, before noise of the same size is drawn.
     with _stay(model, plan, like, ports, conditions) as stay, using(model.options.attention, ports.notify):
@@ -221,6 +230,10 @@ def sample(
     x = leave_off(x, plan.schedule.sigmas[-1].item())
     # Frames that are shown clean carry no noise that could be left over.
     return variant.latent.denormalise(parts.impose(x) if is_clean else x)
+
+
+def _has_picture(side: Sequence[Condition]) -> bool:
+    return any(one.known_latent is not None for one in side)
 
 
 def _entries(side: Condition | Sequence[Condition] | None) -> Sequence[Condition]:
@@ -282,34 +295,6 @@ def _noised(given: Tensor, noise: Tensor, plan: Plan) -> Tensor:
     """The first x: noise over the given latent, or a noisy latent taken up where another sampler left off."""
     sigma = plan.schedule.sigmas[0].item()
     return noisy_start(given, noise, sigma) if plan.add_noise else take_up(given, sigma)
-
-
-def _given_parts(start: StartLatent, given: Tensor, plan: Plan, variant: WanVariant, ports: Ports) -> GivenParts | None:
-    if start.noise_mask is None:
-        return None
-    mask = start.noise_mask
-    if not isinstance(mask, Tensor) or mask.is_nested or not 3 <= mask.ndim <= 5 or 0 in mask.shape:
-        raise InputError(
-            f"The noise mask must be [frames, height, width]; got {list(getattr(mask, 'shape', []))}. Connect a mask "
-            "of the clip."
-        )
-    if not (mask.isfinite().all() and mask.amin() >= 0 and mask.amax() <= 1):
-        raise InputError("The noise mask must be from 0 (given) to 1 (to be made), and it is not. Clamp it.")
-    batch, _, frames, height, width = given.shape
-    if mask.ndim == 5 and mask.shape[0] not in (1, batch):
-        raise MismatchError(f"The noise mask has {mask.shape[0]} clips, the latent {batch}. Give it one, or as many.")
-    count, expected = mask.shape[2] if mask.ndim == 5 else mask[..., 0, 0].numel(), pixel_frames(frames)
-    if count not in (1, frames, expected):
-        ports.notify(
-            f"The noise mask has {count} frames and the clip {expected} ({frames} latent frames): it is stretched over "
-            "the clip, as natively. Wan Core Inpaint Mask takes frame for frame."
-        )
-    if not plan.add_noise and Feature.FIRST_FRAME not in variant.features:
-        raise MismatchError(
-            "The latent carries a noise mask and goes on from another sampler: what is given has that sampler's noise "
-            "in it. Sample in one Wan Core Sampler (a pair changes its experts inside), or remove the mask."
-        )
-    return GivenParts(latent=given, made=stretched(mask, frames, height, width).cpu())
 
 
 def extra_frames(variant: WanVariant) -> int:

@@ -1,5 +1,7 @@
 """Several entries of a side, parts of the run, pictures of subjects, and what is given of a latent."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from tests import tiny
 from tests.wan_core.runtime.memories import Planned
 from wan_core.conditioning.subjects import nothing_of
 from wan_core.errors import InputError
+from wan_core.models.dit import Inputs
 from wan_core.models.nag import Nag
 from wan_core.runtime.ports import PlainMemory, Ports
 from wan_core.sampling.guidance_options import GuidanceOptions
@@ -76,12 +79,14 @@ def test_parts_of_the_run_follow_its_shift():
 
 def test_nag_takes_one_negative_entry():
     model = tiny.model("t2v-1.3b")
-    from dataclasses import replace
-
     guided = replace(model, guidance=GuidanceOptions(nag=Nag(scale=3.0, tau=2.5, alpha=0.3)))
     with pytest.raises(InputError, match="2 entries"):
         run(guided, negative=[condition(6), condition(7)])
-    assert run(guided, [condition(5), condition(8)]).isfinite().all()
+    once = {"steps": 1, "guidance_high": 1.0}
+    one, two = (run(guided, condition(seed), **once) for seed in (5, 8))
+    both = run(guided, [condition(5), condition(8)], **once)
+    torch.testing.assert_close(both, (one + two) / 2, atol=1e-5, rtol=0)
+    assert (one - run(model, condition(5), **once)).abs().max() > 1e-3
 
 
 def test_subjects_stand_behind_the_clip_and_are_cut_off():
@@ -118,8 +123,6 @@ def test_a_mask_of_ones_changes_no_bit():
 def test_the_model_sees_what_is_given_at_the_noise_level_of_the_step_under_the_runs_noise(monkeypatch):
     model, clip, seen = tiny.model("t2v-1.3b"), drawn(*SHAPE, seed=1), []
     monkeypatch.setattr(stage, "Inputs", lambda **given: seen.append(given) or Inputs(**given))
-    from wan_core.models.dit import Inputs
-
     mask = torch.ones(3, 6, 8)
     mask[0] = 0
     run(model, latent=StartLatent(samples=clip, noise_mask=mask), guidance_high=1.0)

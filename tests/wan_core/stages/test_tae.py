@@ -48,15 +48,21 @@ def test_it_says_that_it_is_approximate_when_loaded_and_when_it_decodes(tmp_path
 @pytest.mark.parametrize(
     ("name", "dtype", "read"),
     [
-        ("taew2_1", torch.float32, "lighttaew2"),
-        ("lighttaew2_1", torch.float16, "taew2"),
+        ("taew2_1", torch.float32, "taew2"),
+        ("lighttaew2_1", torch.float16, "lighttaew2"),
         ("taehv", torch.float16, "taew2"),
+        ("tiny", torch.float32, "lighttaew2"),
     ],
 )
 def test_a_name_that_says_something_else_is_told(tmp_path, name, dtype, read):
     told = []
-    opened(write(tmp_path / f"{name}.safetensors", SMALL[16], dtype), told)
-    assert len(told) == 2 and f"is read as a {read} (" in told[1] and "colours are wrong" in told[1]
+    handle = opened(write(tmp_path / f"{name}.safetensors", SMALL[16], dtype), told)
+    assert handle.normalised == (read == "taew2")
+    assert (
+        len(told) == 2
+        and f"is read as {read}, of latents" in told[0].replace("normalised ", "")
+        and "colours are wrong" in told[0]
+    )
 
 
 def test_it_does_not_encode(tmp_path):
