@@ -165,15 +165,15 @@ def between(graph: Graph, cls: str, outputs: int = 1, **inputs):
 @pytest.mark.parametrize(
     ("cls", "outputs", "inputs", "words"),
     [
-        ("ConditioningCombine", 1, {"conditioning_1": "positive", "conditioning_2": "negative"}, ["2 entries"]),
         ("ConditioningSetArea", 1, {"conditioning": "positive", "width": 64, "height": 64, "x": 0, "y": 0,
                                     "strength": 1.0}, ["area"]),
-        ("ConditioningSetTimestepRange", 1, {"conditioning": "positive", "start": 0.5, "end": 1.0}, ["start_percent"]),
+        ("ConditioningSetTimestepRange", 1, {"conditioning": "positive", "start": 0.5, "end": 1.0},
+         ["No entry of the positive conditioning counts in step 1", "Widen"]),
         ("WanImageToVideo", 2, {"positive": "positive", "negative": "negative", "vae": "VAE", "width": 64,
                                 "height": 64, "length": 5, "batch_size": 1, "start_image": "picture"}, ["takes none"]),
     ],
 )  # fmt: skip
-def test_conditioning_that_we_do_not_know_is_refused_by_name(
+def test_conditioning_that_cannot_be_sampled_is_refused_by_name(
     client, tiny_files, same_after, cls, outputs, inputs, words
 ):
     graph = job(tiny_files, "bad")
