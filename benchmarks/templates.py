@@ -87,12 +87,14 @@ SMALL = {
 }  # fmt: skip
 # fmt: on
 TEXT = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a red fox in snow"}}
-ONLINE = {
+STAND_INS = {
     "GeminiImageNode": {"class_type": "LoadImage", "inputs": {"image": None}},
     "GeminiNode": TEXT,
     "GeminiNodeV3": TEXT,
+    "SAM3_Detect": {"class_type": "ImageToMask", "inputs": {"channel": "red"}, "kept": ("image",)},
 }
-"""Nodes of online services -> what stands in for them; None: the drawn picture."""
+"""Nodes of online services and of models that have nothing to do with Wan (a segmenter) -> what stands in for them, with
+the inputs of the node itself that are ``kept``; None: the drawn picture."""
 CHECKPOINT = "CheckpointLoaderSimple"
 DONE, WAITING, OUTSIDE = "converted and executed", "converted, not executed", "outside"
 
@@ -181,8 +183,10 @@ def small(prompt: dict, image: str, video: str) -> dict:
     made = {}
     for key, node in prompt.items():
         kind, inputs = node["class_type"], dict(node["inputs"])
-        if kind in ONLINE:
-            kind, inputs = ONLINE[kind]["class_type"], dict(ONLINE[kind]["inputs"])
+        if kind in STAND_INS:
+            stand_in = STAND_INS[kind]
+            kind = stand_in["class_type"]
+            inputs = stand_in["inputs"] | {name: inputs[name] for name in stand_in.get("kept", ())}
         if not isinstance(inputs.get("bit_depth", 8), int):
             del inputs["bit_depth"]  # of a newer Create Video than this host has
         inputs |= {name: value for name, value in SMALL.items() if name in inputs}
@@ -262,7 +266,9 @@ def measure(files: dict[str, bytes], env: setup_host.HostEnv, only: str) -> list
         tree = Path(folder) / "models"
         tiny = tiny_models.make(tree)
         with Host(env, Path(folder) / "host", models=tree) as host:
-            schemas = host.get("/object_info") | {kind: {"input": {}} for kind in ONLINE}
+            schemas = host.get("/object_info") | {
+                kind: {"input": {}} for kind in STAND_INS if kind.startswith("Gemini")
+            }
             image = api_client.upload(host.url, tiny_jobs.draw_image(Path(folder) / "picture.png"))
             video = api_client.upload(host.url, tiny_jobs.draw_video(Path(folder) / "video.mp4"))
             for name, document in wan_pages(files, schemas).items():
@@ -283,12 +289,12 @@ def measure(files: dict[str, bytes], env: setup_host.HostEnv, only: str) -> list
                     row.outcome, row.why = WAITING, f"needs another pack: {', '.join(strange)}"
                     continue
                 others = [node["inputs"]["ckpt_name"] for node in prompt.values() if node["class_type"] == CHECKPOINT]
-                if others:  # of a model that has nothing to do with Wan (a segmenter)
+                stood_for = sorted({node["class_type"] for node in prompt.values() if node["class_type"] in STAND_INS})
+                if others and not stood_for:
                     row.outcome, row.why = WAITING, f"needs another model: {', '.join(sorted(map(str, others)))}"
                     continue
                 place(prompt, tree, tiny)
-                online = [node["class_type"] for node in prompt.values() if node["class_type"] in ONLINE]
-                row.why = f"stand-ins for {', '.join(sorted(set(online)))}" if online else ""
+                row.why = f"stand-ins for {', '.join(stood_for)}" if stood_for else ""
                 execute(row, small(prompt, image, video), host.url, Path(folder) / "saved")
                 sys.stderr.write(f"[templates] {name}: {row.outcome} {row.seconds} s {row.why}\n")
     return rows
