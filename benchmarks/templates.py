@@ -93,8 +93,8 @@ STAND_INS = {
     "GeminiNodeV3": TEXT,
     "SAM3_Detect": {"class_type": "ImageToMask", "inputs": {"channel": "red"}, "kept": ("image",)},
 }
-"""Nodes of online services and of models that have nothing to do with Wan (a segmenter) -> what stands in for them, with
-the inputs of the node itself that are ``kept``; None: the drawn picture."""
+"""Nodes of online services and of models that have nothing to do with Wan (a segmenter) -> what stands in for them,
+with the inputs of the node itself that are ``kept``; None: the drawn picture."""
 CHECKPOINT = "CheckpointLoaderSimple"
 DONE, WAITING, OUTSIDE = "converted and executed", "converted, not executed", "outside"
 
@@ -266,9 +266,7 @@ def measure(files: dict[str, bytes], env: setup_host.HostEnv, only: str) -> list
         tree = Path(folder) / "models"
         tiny = tiny_models.make(tree)
         with Host(env, Path(folder) / "host", models=tree) as host:
-            schemas = host.get("/object_info") | {
-                kind: {"input": {}} for kind in STAND_INS if kind.startswith("Gemini")
-            }
+            schemas = {kind: {"input": {}} for kind in STAND_INS} | host.get("/object_info")
             image = api_client.upload(host.url, tiny_jobs.draw_image(Path(folder) / "picture.png"))
             video = api_client.upload(host.url, tiny_jobs.draw_video(Path(folder) / "video.mp4"))
             for name, document in wan_pages(files, schemas).items():
