@@ -4,8 +4,8 @@
 
 Builds the VAEs at their real width with random weights and decodes and encodes a strip of odd size (``--long`` latent
 pixels by 5), whole and in 2 to 5 parts across, then the same strip upright in parts down: float32, relative by the
-largest value. In bfloat16, 4 parts and whole are both compared with whole in float32. ``--picture`` draws frame 0 of
-the last decode in parts, and below it how it differs from the whole one, each as bright as it can be; columns beside
+largest value. In bfloat16, 4 parts and whole are both compared with whole in float32. ``--picture`` draws the last frame
+of the last decode in parts, and below it how it differs from the whole one, each as bright as it can be; columns beside
 the borders of parts must not differ more than the others. Passes where float32 is within 1e-5 and bfloat16 in parts is
 no further from float32 than whole, but for 2 %.
 """
@@ -93,10 +93,10 @@ def line(whole: Tensor, parts: Tensor, split: Split, stride: int) -> float:
 
 
 def draw(path: Path, whole: Tensor, parts: Tensor, larger: int = 2) -> None:
-    """Frame 0 in parts, and its difference from the whole one below it."""
+    """The last frame in parts, and its difference from the whole one below it."""
     from PIL import Image
 
-    picture, differs = parts[0, 0], (parts - whole).abs()[0, 0]
+    picture, differs = parts[0, -1], (parts - whole).abs()[0, -1]
     rows = torch.cat((picture, torch.ones(4, *picture.shape[1:]), differs / differs.amax().clamp(min=1e-30)))
     image = Image.fromarray((rows * 255).round().byte().numpy())
     image.resize((image.width * larger, image.height * larger), Image.Resampling.NEAREST).save(path)
