@@ -6,8 +6,8 @@ Builds the VAEs at their real width with random weights and decodes and encodes 
 pixels by 5), whole and in 2 to 5 parts across, then the same strip upright in parts down: float32, relative by the
 largest value. In bfloat16, 4 parts and whole are both compared with whole in float32. ``--picture`` draws the last
 frame of the last decode in parts, and below it how it differs from the whole one, each as bright as it can be; columns
-beside the borders of parts must not differ more than the others. Passes where float32 is within 1e-5 and bfloat16 in parts is
-no further from float32 than whole, but for 2 %.
+beside the borders of parts must not differ more than the others. Passes where float32 is within 1e-5 and bfloat16 in
+parts is no further from float32 than whole, but for 2 %.
 """
 
 import argparse
