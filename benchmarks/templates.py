@@ -42,29 +42,10 @@ WIDTH, HEIGHT, FRAMES, STEPS = 96, 64, 9, 2
 
 # fmt: off
 MODELS: dict[str, str] = {
-    "wan2.1_t2v_": "t2v",
-    "wan2.1_i2v_": "i2v",
-    "Wan2_1-I2V-ATI-": "i2v",
-    "Wan21-WanMove_": "i2v",
-    "wan2.1_flf2v_": "flf2v",
-    "wan2.2_t2v_high_": "t2v_high",
-    "wan2.2_t2v_low_": "t2v_low",
-    "wan2.2_i2v_high_": "i2v_high",
-    "wan2.2_i2v_low_": "i2v_low",
-    "wan2.2_ti2v_5B_": "ti2v",
-    "wan2.1_vace_": "vace",
-    "wan2.1_fun_inp_": "fun_inp",
-    "wan2.1_fun_control_": "fun_control",
-    "wan2.1_fun_camera_": "fun_camera",
-    "wan2.2_fun_inpaint_high_": "i2v_high",
-    "wan2.2_fun_inpaint_low_": "i2v_low",
-    "wan2.2_fun_control_high_": "fun_control_high",
-    "wan2.2_fun_control_low_": "fun_control_low",
-    "wan2.2_fun_camera_high_": "fun_camera_high",
-    "wan2.2_fun_camera_low_": "fun_camera_low",
-    "wan2.2_fun_inpaint_5B_": "fun_inp_5b",
-    "wan2.2_fun_control_5B_": "fun_control_5b",
-}
+    start: role
+    for start, role in tiny_jobs.ROLES.items()
+    if tiny_models.FILES[role].path.startswith("diffusion_models/")
+} | {"Wan2_1-I2V-ATI-": "i2v", "Wan21-WanMove_": "i2v"}
 """How the names of the pack's models begin in templates -> the tiny file in their place (a key of tiny_models.FILES).
 A template with another diffusion model is outside."""
 

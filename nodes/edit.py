@@ -51,6 +51,7 @@ class InpaintMask(io.ComfyNode):
         made = torch.cat((made.new_ones(1, 1, before, *size), made), dim=2)
         there = latent.get("noise_mask")
         if there is not None:
+            inpaint.check_noise_mask(there)
             made = made * stretched(there, frames, *size).to(made)
             run.notify("The latent had a noise mask already: what either of them keeps is kept.")
         return run.output({**latent, "noise_mask": made})

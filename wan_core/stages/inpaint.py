@@ -44,6 +44,17 @@ def latent_mask(mask_FHW: Tensor, size: tuple[int, int, int], spec: LatentSpec, 
     return torch.cat((pooled[:1], pooled[1:].unflatten(0, (frames - 1, spec.stride_t)).amax(1)))[None, None]
 
 
+def check_noise_mask(mask: Tensor) -> None:
+    """Refuse what is no noise mask of a LATENT."""
+    if not isinstance(mask, Tensor) or mask.is_nested or not 3 <= mask.ndim <= 5 or 0 in mask.shape:
+        raise InputError(
+            f"The noise mask must be [frames, height, width]; got {list(getattr(mask, 'shape', []))}. Connect a mask "
+            "of the clip."
+        )
+    if not (mask.isfinite().all() and mask.amin() >= 0 and mask.amax() <= 1):
+        raise InputError("The noise mask must be from 0 (given) to 1 (to be made), and it is not. Clamp it.")
+
+
 def given_parts(
     mask: Tensor | None,
     given: Tensor,
@@ -63,13 +74,7 @@ def given_parts(
     """
     if mask is None:
         return None
-    if not isinstance(mask, Tensor) or mask.is_nested or not 3 <= mask.ndim <= 5 or 0 in mask.shape:
-        raise InputError(
-            f"The noise mask must be [frames, height, width]; got {list(getattr(mask, 'shape', []))}. Connect a mask "
-            "of the clip."
-        )
-    if not (mask.isfinite().all() and mask.amin() >= 0 and mask.amax() <= 1):
-        raise InputError("The noise mask must be from 0 (given) to 1 (to be made), and it is not. Clamp it.")
+    check_noise_mask(mask)
     batch, _, frames, height, width = given.shape
     if mask.ndim == 5 and mask.shape[0] not in (1, batch):
         raise MismatchError(f"The noise mask has {mask.shape[0]} clips, the latent {batch}. Give it one, or as many.")
