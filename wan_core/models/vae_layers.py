@@ -11,6 +11,7 @@ All but the attention are local, and say how far they see (:mod:`.vae_parts`).
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from itertools import product
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..runtime import winograd
 from ..runtime.attention import attention
 from ..runtime.pointwise import rms_silu
 from .vae_parts import ConvCache, Span
@@ -48,15 +50,24 @@ class CausalConv3d(nn.Conv3d):
         """``norm``: what is convolved is ``silu(norm(x))``."""
         if x_BCTHW.shape[2] == 1 and self not in cache:
             return self._first_frame(x_BCTHW, cache, norm)
-        return F.conv3d(self.remember(x_BCTHW, cache, norm), self.weight, self.bias, padding=self.padding)
+        if winograd.pays(x_BCTHW, self.weight):
+            past, fill = self._past(x_BCTHW, cache), partial(_fill, norm=norm)
+            made, cache[self] = winograd.conv3d(past, x_BCTHW, self.weight, self.bias, fill)
+            return made
+        return over_time(self.remember(x_BCTHW, cache, norm), self.weight, self.bias, self.padding)
+
+    def _past(self, x: Tensor, cache: ConvCache) -> Tensor:
+        """The two frames before a run; zeros at a clip's start."""
+        if self not in cache:
+            batch, channels, _, height, width = x.shape
+            cache[self] = pixels_last(batch, channels, 2, height, width, like=x).zero_()
+        return cache[self]
 
     def remember(self, x: Tensor, cache: ConvCache, norm: "RMSNorm | None" = None) -> Tensor:
         """The run behind the two frames before it; its own last two are kept."""
         batch, channels, frames, height, width = x.shape
         run = pixels_last(batch, channels, frames + 2, height, width, like=x)
-        past = cache.get(self)
-        if past is None:
-            past = cache[self] = pixels_last(batch, channels, 2, height, width, like=x).zero_()
+        past = self._past(x, cache)
         run[:, :, :2] = past
         _fill(run[:, :, 2:], x, norm)
         past.copy_(run[:, :, -2:])
@@ -72,7 +83,19 @@ class CausalConv3d(nn.Conv3d):
         return flat.unsqueeze(2)
 
 
-def _fill(out: Tensor, x: Tensor, norm: "RMSNorm | None") -> None:
+def over_time(run: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
+    """``F.conv3d`` with three taps in time; one frame out as sums of pictures, for which PyTorch is slow on CPUs."""
+    if run.shape[2] > 3 or run.device.type != "cpu":
+        return F.conv3d(run, weight, bias, padding=padding)
+    first, *others = (
+        F.conv2d(run[:, :, tap], weight[:, :, tap], bias if tap == 0 else None, padding=padding[1:]) for tap in range(3)
+    )
+    for other in others:
+        first += other
+    return first.unsqueeze(2)
+
+
+def _fill(out: Tensor, x: Tensor, norm: "RMSNorm | None" = None) -> None:
     if norm is None:
         out.copy_(x)
     else:
@@ -196,7 +219,7 @@ class Upsample(nn.Module):
             run = self.time_conv.remember(x, cache)
             # Half of the channels are the earlier of the two frames that one becomes, half the later.
             halves = zip(self.time_conv.weight.chunk(2), self.time_conv.bias.chunk(2))
-            return self._double(F.conv3d(run, weight, bias) for weight, bias in halves)
+            return self._double(over_time(run, weight, bias) for weight, bias in halves)
         # The first frame of a clip is not doubled, and the second run does not see it: its past is zeros.
         batch, channels, _, height, width = x.shape
         cache[self.time_conv] = pixels_last(batch, channels, 2, height, width, like=x).zero_()
