@@ -44,11 +44,12 @@ def _start_comfyui() -> None:
 
 
 def ours_dit(spec: dict) -> Built:
-    """Along the pack's ordinary path, file and all."""
+    """Along the pack's ordinary path, file and all; as in a run's later steps, which know what the text is."""
     import logging
     from pathlib import Path
 
     from wan_core.conditioning.text import folded
+    from wan_core.models.dit_block import TextMemory
     from wan_core.runtime.ports import Compute, Ports
     from wan_core.stages import load
 
@@ -58,9 +59,13 @@ def ours_dit(spec: dict) -> Built:
     )
     module = Ports().memory.place(handle.high, 0)
 
+    sides: dict[int, tuple[Tensor, Tensor | None, TextMemory]] = {}
+
     def step(x: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        text, bias = folded(text.float(), handle.variant.dit)  # as the sampler does on a CPU
-        return module(x.float(), t, text, text_bias=bias)
+        if id(text) not in sides:  # once a run, as the sampler does on a CPU
+            sides[id(text)] = (*folded(text.float(), handle.variant.dit), TextMemory())
+        folded_text, bias, memory = sides[id(text)]
+        return module(x.float(), t, folded_text, text_bias=bias, memory=memory)
 
     return step, list(module.blocks)
 

@@ -23,7 +23,8 @@ from ..wan_core.stages.load import ModelHandle
 from ..wan_core.stages.predict import Asked, Predictor
 from ..wan_core.variants import Feature, WanVariant
 from .host import NodeRun, host_ports
-from .wires import VACE_OURS, Model
+from .native_wires import VACE_OURS
+from .wires import Model
 
 WHO = "This MODEL is run by Wan Core"
 PATCHES = (

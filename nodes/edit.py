@@ -12,7 +12,8 @@ from ..wan_core.stages import vace as vace_stage
 from ..wan_core.variants import LATENTS
 from .host import NodeRun
 from .latent import size_inputs
-from .wires import clip_encoder, read_latent, references_before, vae_spec, write_subjects
+from .native_wires import read_latent, references_before, write_subjects
+from .wires import clip_encoder, vae_spec
 
 
 class InpaintMask(io.ComfyNode):

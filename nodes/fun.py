@@ -12,7 +12,8 @@ from ..wan_core.variants import LatentSpec
 from .host import NONE, NodeRun
 from .image import clean_first_frame
 from .latent import size_inputs
-from .wires import vae_spec, write_camera, write_clip_vision, write_control, write_known_frames, write_reference
+from .native_wires import write_camera, write_clip_vision, write_control, write_known_frames, write_reference
+from .wires import vae_spec
 
 CATEGORY = "Wan Core/2 encode"
 CLIP_TIP = "For Wan 2.1 Fun models; Wan 2.2 takes none."

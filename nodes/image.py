@@ -12,7 +12,8 @@ from ..wan_core.stages import image
 from ..wan_core.variants import LatentSpec
 from .host import NodeRun
 from .latent import size_inputs
-from .wires import ClipVisionOutput, ClipVisionWire, Model, VaeWire, vae_spec, write_clip_vision, write_known_frames
+from .native_wires import write_clip_vision, write_known_frames
+from .wires import ClipVisionOutput, ClipVisionWire, Model, VaeWire, vae_spec
 
 CATEGORY = "Wan Core/2 encode"
 

@@ -6,7 +6,8 @@ from comfy_api.latest import io
 from ..wan_core.grid import MAX_FRAMES, MAX_SIDE, grid_of
 from ..wan_core.stages import vae as vae_stage
 from .host import NodeRun
-from .wires import Model, VaeWire, vae_spec, without_references
+from .native_wires import without_references
+from .wires import Model, VaeWire, vae_spec
 
 
 def size_inputs() -> list[io.WidgetInput]:

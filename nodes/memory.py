@@ -16,9 +16,10 @@ from ..wan_core.stages.sample import Settings, StartLatent
 from ..wan_core.stages.vae import check_channels
 from .host import NodeRun, machine
 from .latent import size_inputs
+from .native_wires import read_latent
 from .preflight import check_decoder
 from .sampling import MAX_STEPS
-from .wires import ClipVisionWire, ClipWire, Model, VaeWire, read_latent, vae_spec
+from .wires import ClipVisionWire, ClipWire, Model, VaeWire, vae_spec
 
 GB = 1e9
 MAX_GB = 1024.0

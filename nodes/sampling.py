@@ -6,8 +6,9 @@ from ..wan_core.sampling.sigmas import SCHEDULES
 from ..wan_core.sampling.solvers import SOLVERS
 from ..wan_core.stages import sample
 from .host import NodeRun
+from .native_wires import read_conditioning, read_latent, write_latent
 from .preflight import check_decoder
-from .wires import Model, read_conditioning, read_latent, write_latent
+from .wires import Model
 
 MAX_STEPS = 1000
 

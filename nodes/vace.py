@@ -10,7 +10,8 @@ from ..wan_core.stages import vace as vace_stage
 from ..wan_core.variants import LATENT_21
 from .host import NodeRun
 from .latent import size_inputs
-from .wires import REFERENCES, clip_encoder, vae_spec, write_vace
+from .native_wires import REFERENCES, write_vace
+from .wires import clip_encoder, vae_spec
 
 
 class Vace(io.ComfyNode):

@@ -17,7 +17,8 @@ from ..wan_core.stages import vae as vae_stage
 from ..wan_core.stages import video_file
 from ..wan_core.stages.video_file import Cut
 from .host import NodeRun, file_state, input_video, input_videos, job_tags, save_place
-from .wires import VaeWire, vae_spec, without_references
+from .native_wires import without_references
+from .wires import VaeWire, vae_spec
 
 KEPT = "The latent is kept: mend this and run again, and only the decode is repeated."
 

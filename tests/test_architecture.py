@@ -12,6 +12,8 @@ RANK = {
     "runtime": 4, "text": 4, "media": 4, "grid": 3, "variants": 2, "configs": 1, "errors": 1,
 }  # fmt: skip
 SOURCES = sorted(CORE.rglob("*.py"))
+KERNELS = {("runtime", name) for name in ("attention", "pointwise", "winograd")}
+"""What models may use of the runtime."""
 
 
 def imports(path: Path) -> list[tuple[str, ...]]:
@@ -37,12 +39,10 @@ def test_imports_inside_wan_core_point_downwards(path):
 
 
 @pytest.mark.parametrize("path", sorted((CORE / "models").glob("*.py")), ids=lambda p: p.name)
-def test_models_know_only_configs_attention_and_pointwise(path):
+def test_models_know_only_configs_and_kernels(path):
     for parts in imports(path):
         if parts[0] == "wan_core" and parts[1] != "models":
-            assert parts[1] == "configs" or parts[1:3] in {("runtime", "attention"), ("runtime", "pointwise")}, (
-                ".".join(parts)
-            )
+            assert parts[1] == "configs" or parts[1:3] in KERNELS, ".".join(parts)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(CORE)))

@@ -25,8 +25,8 @@ from wan_core.variants import LATENTS
 from . import contents, pack
 from .rig import Rig, Row
 
-wires, latent_nodes, image_nodes, fun_nodes, vace_nodes, preflight = pack.load(
-    "wires", "latent", "image", "fun", "vace", "preflight"
+wires, native_wires, latent_nodes, image_nodes, fun_nodes, vace_nodes, preflight = pack.load(
+    "wires", "native_wires", "latent", "image", "fun", "vace", "preflight"
 )
 Make = Callable[[Rig], Callable[[], object]]
 tiny_model = lru_cache(tiny.model)
@@ -204,9 +204,10 @@ def sampler(name: str | ModelHandle = "t2v-1.3b", latent: dict | Tensor | None =
         given = given if isinstance(given, dict) else {"samples": given}
         positive = entry() if conditioning is None else conditioning
         other = positive if negative is None else negative
+        read = native_wires.read_conditioning
         return lambda: sample(
-            handle, wires.read_conditioning(positive, "positive"), wires.read_conditioning(other, "negative"),
-            wires.read_latent(given), Settings(**{"steps": 2} | settings), rig.ports,
+            handle, read(positive, "positive"), read(other, "negative"), native_wires.read_latent(given),
+            Settings(**{"steps": 2} | settings), rig.ports,
         )  # fmt: skip
 
     return make
@@ -283,7 +284,7 @@ def encoded(node: type, channels: int = 16, **inputs) -> Make:
 def chained_vace(first: tuple[int, ...], second: tuple[int, ...]) -> Make:
     """A VACE context of one size written behind one of another."""
     context = VaceContext(latent=filled(1, 32, *second), mask=filled(1, 64, *second))
-    return lambda rig: lambda: wires.write_vace(vace_entry(first), context, 0, LATENTS[16])
+    return lambda rig: lambda: native_wires.write_vace(vace_entry(first), context, 0, LATENTS[16])
 
 
 def then_sampled(first: Make, name: str, latent: Tensor | None = None) -> Make:

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..configs import DitConfig
 from ..runtime.pointwise import norm_modulate
 from .control import CameraAdapter, ReferenceEmbedding
-from .dit_block import Block, Negative, Piece, Rope, runs
+from .dit_block import Block, Negative, Piece, Rope, TextMemory, runs
 from .layers import Walk
 from .nag import NegativeText
 from .rope import rope_on, rope_table, sinusoid
@@ -116,6 +116,7 @@ class WanDiT(nn.Module):
         vace: Sequence["VaceControl"] = (),
         skip: frozenset[int] = frozenset(),
         negative: NegativeText | None = None,
+        memory: TextMemory | None = None,
     ) -> Tensor | list[Tensor]:
         """Predict the velocity.
 
@@ -135,13 +136,14 @@ class WanDiT(nn.Module):
             vace: contexts for a model with VACE blocks.
             skip: numbers of blocks that are left out.
             negative: a negative prompt that cross-attention is guided away from.
+            memory: what blocks have made of this ``text`` before, and where they leave it; None: nothing is kept.
 
         Returns:
             float32, ``[B, out_dim, T, h, w]`` or the list of such. Odd sides are padded to the patch and cut again.
         """
         inputs = Inputs(
             x=x, t=t, text=text, clip=clip, text_bias=text_bias, reference=reference, camera=camera, vace=vace,
-            skip=skip, negative=negative,
+            skip=skip, negative=negative, memory=memory,
         )  # fmt: skip
         return self.together([inputs], walk, chunk)[0]
 
@@ -201,6 +203,7 @@ class WanDiT(nn.Module):
             ahead=ahead,
             skip=inputs.skip,
             negative=None if inputs.negative is None else self._negative(inputs.negative),
+            memory=inputs.memory,
         )
 
     def _text(self, text_BSD: Tensor, text_bias: Tensor | None) -> Tensor:
@@ -319,6 +322,7 @@ class Inputs:
     vace: Sequence["VaceControl"] = ()
     skip: frozenset[int] = frozenset()
     negative: NegativeText | None = None
+    memory: TextMemory | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,11 +354,13 @@ class _Pass:
     vace: object | None = None
     skip: frozenset[int] = frozenset()
     negative: Negative | None = None
+    memory: TextMemory | None = None
 
     def through(self, block: nn.Module, x_BLd: Tensor, chunk: int | None) -> Tensor:
         """``x_BLd`` after a block, in the company of this prediction's text, time and positions."""
         cut = () if chunk is None else (chunk,)
         more = {} if self.negative is None else {"negative": self.negative}
+        more |= {} if self.memory is None else {"memory": self.memory}
         return block(
             x_BLd, self.e0_U6d, self.which_BL, self.rope, self.text_BSd, self.image_BSd, self.mask, self.bias, *cut,
             **more,

@@ -252,6 +252,7 @@ def dit_work(
     fused: bool = True,
     contexts: int = 1,
     negative_text: bool = False,
+    texts: int = 0,
 ) -> Work:
     """The working memory and arithmetic of one step of a Wan transformer.
 
@@ -262,6 +263,7 @@ def dit_work(
         fused: norms and rotations are single kernels (on a GPU); else their float32 steps are counted.
         contexts: control streams of a VACE model; others have none.
         negative_text: cross-attention attends to a negative prompt too, and guides in float32.
+        texts: how many there are of which every block keeps keys and values through the run.
     """
     rows, dim, ffn = batch * tokens, config.dim, config.ffn_dim
     context = config.text_len + (0 if config.img_dim is None else 257)
@@ -270,6 +272,8 @@ def dit_work(
     streams = contexts if config.vace_layers else 0
     control = streams and rows * (streams + 2) * 4 * config.vace_in_dim * 4  # kept, and one in the making
     text = batch * context * dim * itemsize * (8 if negative_text else 4)
+    walked = config.num_layers + len(config.vace_layers)
+    remembered = texts * walked * 2 * batch * config.text_len * dim * itemsize
     held = rows * dim * (1 + streams) * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
 
     def bytes_at(chunk: int, together: bool) -> int:
@@ -282,11 +286,11 @@ def dit_work(
             piece = max(piece, part * dim * (3 * itemsize + 4)) + held
         if negative_text:
             piece = max(piece, part * dim * (4 * itemsize + 12))
-        return residual + memory + piece + latents + control + rope + text + OVERHEAD
+        return residual + memory + piece + latents + control + rope + text + remembered + OVERHEAD
 
     linear = 2 * rows * (6 * dim**2 + 2 * dim * ffn) + 2 * batch * context * 2 * dim**2
     scores = 4 * batch * tokens**2 * dim + 4 * rows * context * dim * (2 if negative_text else 1)
-    walked, extra = config.num_layers + len(config.vace_layers), len(config.vace_layers) * (streams - 1)
+    extra = len(config.vace_layers) * (streams - 1)
     share = (walked + extra) / walked  # a VACE block does its work for every context
     return Work(bytes_at=bytes_at, tokens=tokens, passes=passes, block_flops=(linear * share, scores * share))
 

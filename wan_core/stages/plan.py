@@ -197,6 +197,7 @@ def _sampler(model: ModelHandle, start: sample.StartLatent, plan: sample.Plan, m
         model.high.compute_dtype.itemsize,
         fused=model.high.device.type == "cuda",
         negative_text=model.guidance.nag is not None,
+        texts=max(per_step) if model.high.device.type == "cpu" else 0,
     )
     return _walked(
         "Sampler",

@@ -11,6 +11,7 @@ from ..conditioning.known_frames import LATENT_LAYOUT
 from ..errors import InputError, MismatchError, first_few
 from ..grid import PATCH_HW, check_amount
 from ..models.dit import Inputs
+from ..models.dit_block import TextMemory
 from ..models.nag import NegativeText
 from ..runtime.attention import using
 from ..runtime.finite import check_finite
@@ -324,6 +325,7 @@ def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports, sides: Sequen
         fused=model.high.device.type == "cuda",
         contexts=max(len(one.vace) for one in entries),
         negative_text=model.guidance.nag is not None,
+        texts=sum(one.memory is not None for one in entries),
     )
     return Stay(stops, work, ports, model.options.budget_bytes)
 
@@ -356,7 +358,7 @@ def _denoiser(
     def predict_each(x: Tensor, step: Step, entries: Sequence[Side]) -> list[Tensor]:
         number = step.index - plan.schedule.first
         t = given.timesteps(step.timestep, x) if given is not None else x.new_full((x.shape[0],), step.timestep)
-        inputs = [_inputs(one, x, t, step.index, len(plan.whole)) for one in entries]
+        inputs = [_inputs(one, x, t, step.index, len(plan.whole), _memory(one, stay, number)) for one in entries]
 
         def all_entries() -> list[Tensor]:
             if stay.plan.together:
@@ -400,11 +402,18 @@ def _denoiser(
     return denoise if given is None else given.around(denoise)
 
 
-def _inputs(side: Side, x: Tensor, t: Tensor, step: int, steps: int) -> Inputs:
+def _memory(side: Side, stay: Stay, number: int) -> TextMemory | None:
+    """What a step knows of a side's text from those before: their weights have to be the same, and memory not short."""
+    stop = stay.stops[number]
+    keeps = side.memory is not None and stay.plan.whole
+    return side.memory.under((stop.weights, stop.changes)) if keeps else None
+
+
+def _inputs(side: Side, x: Tensor, t: Tensor, step: int, steps: int, memory: TextMemory | None) -> Inputs:
     """What the transformer is given of an entry in a step."""
     x = x if side.concat is None else torch.cat((x, side.concat), dim=1)
     return Inputs(
         x=x if side.subjects is None else torch.cat((x, side.subjects), dim=2), t=t, text=side.text, clip=side.clip,
         text_bias=side.text_bias, reference=side.reference, camera=side.camera, vace=side.controls_at(step, steps),
-        skip=side.skip, negative=side.negative,
+        skip=side.skip, negative=side.negative, memory=memory,
     )  # fmt: skip

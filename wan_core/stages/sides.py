@@ -16,6 +16,7 @@ from ..conditioning.text import folded, text_context
 from ..conditioning.vace import VaceContext, blank, pack
 from ..errors import InputError, MismatchError
 from ..models.dit import VaceControl
+from ..models.dit_block import TextMemory
 from ..models.nag import NegativeText
 from ..runtime.ports import Ports
 from ..sampling.sigmas import shift_sigma
@@ -70,6 +71,8 @@ class Side:
     """Noise levels between which it counts."""
     skip: frozenset[int] = frozenset()
     negative: NegativeText | None = None
+    memory: TextMemory | None = None
+    """Of its text, through the run; None: each step reads the text again."""
 
     def counts_at(self, sigma: float) -> bool:
         first, last = self.sigmas
@@ -145,13 +148,13 @@ def prepared(
         )
     elif Feature.CLIP in variant.features:
         ports.notify(f"{variant.title} runs without CLIP vision features; with them it follows the picture better.")
-    text, bias = text_context(side.text.float(), cfg, batch), None
-    if x.device.type == "cpu":  # a fifth of a short clip's work there; on a card a mask costs more than it saves
-        text, bias = folded(text, cfg)
+    text, bias, memory = text_context(side.text.float(), cfg, batch), None, None
+    if x.device.type == "cpu":  # both are a fifth of a short clip's work there; on a card they cost more than they save
+        (text, bias), memory = folded(text, cfg), TextMemory()
     vace = _vace(side, variant, x, ports)
     return Side(
         text=text.to(x.device), text_bias=bias, concat=concat, clip=clip, reference=reference, camera=camera, vace=vace,
-        subjects=subject_frames(side.subjects, variant, x), strength=side.strength,
+        subjects=subject_frames(side.subjects, variant, x), strength=side.strength, memory=memory,
         sigmas=(shift_sigma(1 - side.start, shift), shift_sigma(1 - side.end, shift)),
     )  # fmt: skip
 
