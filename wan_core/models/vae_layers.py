@@ -46,14 +46,16 @@ class CausalConv3d(nn.Conv3d):
     def after(self, span: Span) -> Span:
         return span
 
-    def forward(self, x_BCTHW: Tensor, cache: ConvCache, norm: "RMSNorm | None" = None) -> Tensor:
-        """``norm``: what is convolved is ``silu(norm(x))``."""
+    def forward(self, x_BCTHW: Tensor, cache: ConvCache, norm: "RMSNorm | None" = None, over: bool = False) -> Tensor:
+        """``norm``: what is convolved is ``silu(norm(x))``. ``over``: the result may be written over ``x``."""
         if x_BCTHW.shape[2] == 1 and self not in cache:
             return self._first_frame(x_BCTHW, cache, norm)
         if winograd.pays(x_BCTHW, self.weight):
-            past, fill = self._past(x_BCTHW, cache), partial(_fill, norm=norm)
-            made, cache[self] = winograd.conv3d(past, x_BCTHW, self.weight, self.bias, fill)
-            return made
+            past, fill, out = self._past(x_BCTHW, cache), partial(_fill, norm=norm), x_BCTHW
+            if not over or self.out_channels != self.in_channels:
+                batch, _, *size = x_BCTHW.shape
+                out = pixels_last(batch, self.out_channels, *size, like=x_BCTHW)
+            return winograd.conv3d(past, x_BCTHW, self.weight, self.bias, fill, out)
         return over_time(self.remember(x_BCTHW, cache, norm), self.weight, self.bias, self.padding)
 
     def _past(self, x: Tensor, cache: ConvCache) -> Tensor:
@@ -144,7 +146,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, cache: ConvCache) -> Tensor:
         norm1, conv1, norm2, conv2 = self.residual.values()
-        h = conv2(conv1(x, cache, norm1), cache, norm2)
+        h = conv2(conv1(x, cache, norm1), cache, norm2, over=True)
         return h.add_(x if isinstance(self.shortcut, nn.Identity) else _pixelwise(x, self.shortcut))
 
 
