@@ -22,7 +22,7 @@ ROWS = 4
 """That come out at once."""
 LEAST_CHANNELS = 32
 """Below it the sums cost more than the products that they save."""
-LEAST_WIDTH = 64
+LEAST_WIDTH = 32
 """Below it the sums of taps, which are read for every four rows, cost more than that."""
 
 

@@ -30,9 +30,9 @@ from .vae_work import choices, choose, decode_flops, encode_flops
 
 PROMPTS = 2
 """The positive and the negative one."""
-CONVOLUTION = {"cpu": 0.6, "cuda": 0.25}
-"""Part of the rate of matrix products that a VAE reaches: measured, VAE 2.1 in float32 on two CPU cores, and in
-bfloat16 on an H200 (docs/performance.md)."""
+CONVOLUTION = {"cpu": 1.3, "cuda": 0.25}
+"""The rate that a VAE's arithmetic reaches, by that of matrix products: measured, VAE 2.1 in float32 on two CPU cores
+(where it does with fewer multiplications than are counted), and in bfloat16 on an H200 (docs/performance.md)."""
 AT_HOME = "It computes in the host's memory; no weights are moved."
 
 

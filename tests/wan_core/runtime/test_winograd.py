@@ -81,7 +81,7 @@ def test_what_it_is_not_for():
     assert winograd.pays(picture(1, 32, 4), weight)
     assert not winograd.pays(picture(1, 32, 4).bfloat16(), weight), "too inexact"
     assert not winograd.pays(picture(1, 32, 3), weight), "no sums"
-    assert not winograd.pays(picture(1, 32, 4, width=32), weight), "slower"
+    assert not winograd.pays(picture(1, 32, 4, width=24), weight), "slower"
     assert not winograd.pays(picture(1, 32, 4), weight[:3]), "slower"
     assert not winograd.pays(picture(1, 32, 4), weight[..., :1, :1]), "a kernel of one pixel"
     with torch.enable_grad():
