@@ -360,7 +360,7 @@ class _Pass:
         """``x_BLd`` after a block, in the company of this prediction's text, time and positions."""
         cut = () if chunk is None else (chunk,)
         more = {} if self.negative is None else {"negative": self.negative}
-        more |= {} if self.memory is None else {"memory": self.memory}
+        more |= {} if self.memory is None else {"text_memory": self.memory}
         return block(
             x_BLd, self.e0_U6d, self.which_BL, self.rope, self.text_BSd, self.image_BSd, self.mask, self.bias, *cut,
             **more,

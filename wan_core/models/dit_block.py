@@ -36,14 +36,19 @@ class TextMemory:
         self._made: dict[nn.Module, KeyValue] = {}
         self._weights: object = None
 
-    def under(self, weights: object) -> "TextMemory":
+    def made_with(self, weights: object) -> "TextMemory":
         """Itself, without what was made with other ``weights`` (anything that can be compared)."""
         if weights != self._weights:
-            self._made.clear()
+            self.clear()
             self._weights = weights
         return self
 
+    def clear(self) -> None:
+        self._made.clear()
+
     def of(self, block: nn.Module, make: Callable[[], KeyValue]) -> KeyValue:
+        if torch.is_grad_enabled():
+            return make()
         if block not in self._made:
             self._made[block] = make()
         return self._made[block]
@@ -135,12 +140,12 @@ class Block(nn.Module):
         text_bias: Tensor | None = None,
         chunk: int | None = None,
         negative: Negative | None = None,
-        memory: TextMemory | None = None,
+        text_memory: TextMemory | None = None,
     ) -> Tensor:
-        """Without autograd ``x_BLd`` itself is changed and returned. ``memory``: of ``text_BSd``."""
+        """Without autograd ``x_BLd`` itself is changed and returned. ``text_memory``: of ``text_BSd``."""
         # A row per distinct timestep, spread over the tokens only where it is used: clips with clean frames have two.
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time_U6d).transpose(0, 1).contiguous()
-        text = (memory or TextMemory()).of(self, lambda: self.cross_attn.key_value(text_BSd))
+        text = (text_memory or TextMemory()).of(self, lambda: self.cross_attn.key_value(text_BSd))
         image = None if image_BSd is None else self.cross_attn.image_key_value(image_BSd)
         away = None
         if negative is not None:

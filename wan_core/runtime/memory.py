@@ -62,6 +62,8 @@ class Work:
     tokens: int
     passes: int = 1
     block_flops: tuple[float, float] = (0.0, 0.0)
+    kept_bytes: int = 0
+    """Besides, through the whole run, where all weights are on the device."""
     once: bool = False
     """A single walk: bringing a block for it or before it costs the same, so none is kept."""
 
@@ -125,7 +127,7 @@ def plan_residency(
         CapacityError: not even the smallest plan fits; says what is needed and what there is.
     """
     alone = work.once and bool(sizes.blocks)
-    if not alone and experts * sizes.total + work.bytes_at(CHUNKS[0], False) <= budget_bytes:
+    if not alone and experts * sizes.total + work.bytes_at(CHUNKS[0], False) + work.kept_bytes <= budget_bytes:
         return whole_plan(sizes, experts, work)
     for chunk in CHUNKS:
         plan = _streamed(sizes, experts, work, budget_bytes, chunk, together=False)
@@ -133,7 +135,8 @@ def plan_residency(
             wants = work.passes > 1 and _is_bound_by_transfer(plan, sizes, work, rates)
             both = _streamed(sizes, experts, work, budget_bytes, chunk, together=True) if wants else None
             return both or plan
-        if chunk >= work.tokens and experts * sizes.total + work.bytes_at(chunk, False) <= budget_bytes:
+        fits = experts * sizes.total + work.bytes_at(chunk, False) + work.kept_bytes <= budget_bytes
+        if chunk >= work.tokens and fits:
             return whole_plan(sizes, experts, work)
     least = smallest_bytes(sizes, experts, work)
     raise CapacityError(
@@ -146,7 +149,10 @@ def plan_residency(
 def whole_plan(sizes: WeightSizes, experts: int, work: Work, chunk: int = CHUNKS[0]) -> ResidencyPlan:
     """Everything on the device."""
     return ResidencyPlan(
-        whole=True, chunk=chunk, weight_bytes=experts * sizes.total, work_bytes=work.bytes_at(chunk, False)
+        whole=True,
+        chunk=chunk,
+        weight_bytes=experts * sizes.total,
+        work_bytes=work.bytes_at(chunk, False) + work.kept_bytes,
     )
 
 
@@ -252,7 +258,7 @@ def dit_work(
     fused: bool = True,
     contexts: int = 1,
     negative_text: bool = False,
-    texts: int = 0,
+    text_rows: int = 0,
 ) -> Work:
     """The working memory and arithmetic of one step of a Wan transformer.
 
@@ -263,7 +269,7 @@ def dit_work(
         fused: norms and rotations are single kernels (on a GPU); else their float32 steps are counted.
         contexts: control streams of a VACE model; others have none.
         negative_text: cross-attention attends to a negative prompt too, and guides in float32.
-        texts: how many there are of which every block keeps keys and values through the run.
+        text_rows: of all texts of which every block keeps keys and values through the run.
     """
     rows, dim, ffn = batch * tokens, config.dim, config.ffn_dim
     context = config.text_len + (0 if config.img_dim is None else 257)
@@ -273,7 +279,6 @@ def dit_work(
     control = streams and rows * (streams + 2) * 4 * config.vace_in_dim * 4  # kept, and one in the making
     text = batch * context * dim * itemsize * (8 if negative_text else 4)
     walked = config.num_layers + len(config.vace_layers)
-    remembered = texts * walked * 2 * batch * config.text_len * dim * itemsize
     held = rows * dim * (1 + streams) * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
 
     def bytes_at(chunk: int, together: bool) -> int:
@@ -286,13 +291,19 @@ def dit_work(
             piece = max(piece, part * dim * (3 * itemsize + 4)) + held
         if negative_text:
             piece = max(piece, part * dim * (4 * itemsize + 12))
-        return residual + memory + piece + latents + control + rope + text + remembered + OVERHEAD
+        return residual + memory + piece + latents + control + rope + text + OVERHEAD
 
     linear = 2 * rows * (6 * dim**2 + 2 * dim * ffn) + 2 * batch * context * 2 * dim**2
     scores = 4 * batch * tokens**2 * dim + 4 * rows * context * dim * (2 if negative_text else 1)
     extra = len(config.vace_layers) * (streams - 1)
     share = (walked + extra) / walked  # a VACE block does its work for every context
-    return Work(bytes_at=bytes_at, tokens=tokens, passes=passes, block_flops=(linear * share, scores * share))
+    return Work(
+        bytes_at=bytes_at,
+        tokens=tokens,
+        passes=passes,
+        block_flops=(linear * share, scores * share),
+        kept_bytes=text_rows * walked * 2 * batch * dim * itemsize,
+    )
 
 
 LATENTS_HELD = 8

@@ -24,6 +24,9 @@ LEAST_CHANNELS = 32
 """Below it the sums cost more than the products that they save."""
 LEAST_WIDTH = 32
 """Below it the sums of taps, which are read for every four rows, cost more than that."""
+MOST_TAPS = 4
+"""Sums of taps by what goes in: they are made at each call, and of a small picture they would be most of the work and
+of the memory."""
 
 
 @lru_cache
@@ -52,6 +55,7 @@ def pays(x_BCTHW: Tensor, weight_OI333: Tensor) -> bool:
         and weight_OI333.shape[2:] == (3, 3, 3)
         and min(weight_OI333.shape[:2]) >= LEAST_CHANNELS
         and x_BCTHW.shape[4] >= LEAST_WIDTH
+        and 3 * (x_BCTHW.shape[2] + 2) * (ROWS + 2) * len(weight_OI333) <= MOST_TAPS * x_BCTHW[0, 0].numel()
     )
 
 

@@ -30,9 +30,11 @@ from .vae_work import choices, choose, decode_flops, encode_flops
 
 PROMPTS = 2
 """The positive and the negative one."""
-CONVOLUTION = {"cpu": 1.3, "cuda": 0.25}
-"""The rate that a VAE's arithmetic reaches, by that of matrix products: measured, VAE 2.1 in float32 on two CPU cores
-(where it does with fewer multiplications than are counted), and in bfloat16 on an H200 (docs/performance.md)."""
+CONVOLUTION = {"cpu": 0.6, "cuda": 0.25}
+"""The rate that a VAE's arithmetic reaches, by that of matrix products: measured, VAE 2.1 in float32 on two CPU cores,
+and in bfloat16 on an H200 (docs/performance.md)."""
+WINOGRAD = 1.3
+"""... where it does with fewer multiplications than are counted: in float32 on a CPU."""
 AT_HOME = "It computes in the host's memory; no weights are moved."
 
 
@@ -189,6 +191,7 @@ def _sampler(model: ModelHandle, start: sample.StartLatent, plan: sample.Plan, m
     per_step = [now.passes for now in sample.step_guidance(model, plan)]
     used = {"high": model.high, "low": model.low}
     frames = start.samples.shape[2]
+    texts = 1 + sample.guides(model, plan) if model.high.device.type == "cpu" else 0  # as long as they can be
     work = dit_work(
         model.variant.dit,
         start.samples.shape[0],
@@ -197,7 +200,7 @@ def _sampler(model: ModelHandle, start: sample.StartLatent, plan: sample.Plan, m
         model.high.compute_dtype.itemsize,
         fused=model.high.device.type == "cuda",
         negative_text=model.guidance.nag is not None,
-        texts=max(per_step) if model.high.device.type == "cpu" else 0,
+        text_rows=texts * model.variant.dit.text_len,
     )
     return _walked(
         "Sampler",
@@ -305,6 +308,8 @@ def _vae(direction: str, vae: VaeHandle, start: sample.StartLatent, machine: Mac
     flops = decode_flops if direction == "decode" else encode_flops
     flops = flops(vae.config, frames, height, width) * split.macs / found[0].macs
     share = CONVOLUTION.get(weights.device.type, CONVOLUTION["cuda"])
+    if weights.device.type == "cpu" and weights.compute_dtype == torch.float32 and not vae.is_tiny:
+        share = WINOGRAD
     stage = StagePlan(
         name=f"VAE {direction}",
         files=(weights.name,),

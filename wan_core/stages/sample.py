@@ -313,6 +313,7 @@ def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports, sides: Sequen
         stops.append(Stop(weights=weights, changes=changes, passes=_predictions(now, step, sides)))
     batch, _, frames, height, width = x.shape
     entries = [one for side in sides for one in side]
+    asked = entries if guides(model, plan) else sides[0]
     frames += extra_frames(model.variant)
     frames += max(0 if one.subjects is None else one.subjects.shape[2] for one in entries)
     tokens = frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
@@ -325,7 +326,7 @@ def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports, sides: Sequen
         fused=model.high.device.type == "cuda",
         contexts=max(len(one.vace) for one in entries),
         negative_text=model.guidance.nag is not None,
-        texts=sum(one.memory is not None for one in entries),
+        text_rows=len(asked) * model.variant.dit.text_len if model.high.device.type == "cpu" else 0,
     )
     return Stay(stops, work, ports, model.options.budget_bytes)
 
@@ -338,6 +339,11 @@ def _predictions(now: StepGuidance, step: Step, sides: Sequence[Sequence[Side]])
     if passes(now.scale) > 1:
         count += len(counting(sides[1], step.sigma, "negative", f"step {step.index + 1}"))
     return count
+
+
+def guides(model: ModelHandle, plan: Plan) -> bool:
+    """Whether any step asks the negative side."""
+    return any(passes(now.scale) > 1 for now in step_guidance(model, plan))
 
 
 def step_guidance(model: ModelHandle, plan: Plan) -> list[StepGuidance]:
@@ -358,9 +364,9 @@ def _denoiser(
     def predict_each(x: Tensor, step: Step, entries: Sequence[Side]) -> list[Tensor]:
         number = step.index - plan.schedule.first
         t = given.timesteps(step.timestep, x) if given is not None else x.new_full((x.shape[0],), step.timestep)
-        inputs = [_inputs(one, x, t, step.index, len(plan.whole), _memory(one, stay, number)) for one in entries]
 
         def all_entries() -> list[Tensor]:
+            inputs = [_inputs(one, x, t, step.index, len(plan.whole), _memory(one, stay, number)) for one in entries]
             if stay.plan.together:
                 module, walk = stay.begin(number)
                 return module.together(inputs, walk, stay.plan.chunk)
@@ -374,6 +380,8 @@ def _denoiser(
 
     def predict(x: Tensor, step: Step, wanted: Sequence[Sequence[Side]]) -> list[Tensor]:
         now = [[one for one in entries if one.counts_at(step.sigma)] for entries in wanted]
+        for one in (one for entries in wanted for one in entries if not one.counts_at(step.sigma)):
+            _forget(one)
         made = iter(predict_each(x, step, [one for entries in now for one in entries]))
         return [averaged([next(made) for _ in entries], entries) for entries in now]
 
@@ -404,9 +412,16 @@ def _denoiser(
 
 def _memory(side: Side, stay: Stay, number: int) -> TextMemory | None:
     """What a step knows of a side's text from those before: their weights have to be the same, and memory not short."""
+    if side.memory is None or not stay.plan.whole:
+        _forget(side)
+        return None
     stop = stay.stops[number]
-    keeps = side.memory is not None and stay.plan.whole
-    return side.memory.under((stop.weights, stop.changes)) if keeps else None
+    return side.memory.made_with((stop.weights, stop.changes))
+
+
+def _forget(side: Side) -> None:
+    if side.memory is not None:
+        side.memory.clear()
 
 
 def _inputs(side: Side, x: Tensor, t: Tensor, step: int, steps: int, memory: TextMemory | None) -> Inputs:
