@@ -260,15 +260,21 @@ class _Held:
     def __init__(self, runs: Iterator[Tensor]):
         self._runs = runs
         self._held: list[Tensor] | None = []
+        self._is_broken = False
 
     def __iter__(self) -> Iterator[Tensor]:
-        if self._held is None:
+        if self._held is None or self._is_broken:
             raise CapacityError(
                 "Memory ran out in the middle of the video, whose beginning is no longer there. Close other programs "
                 "that use the device, and run again."
             )
         yield from list(self._held)
-        for run in self._runs:
+        while True:
+            self._is_broken = True  # a stream in which something is raised is at its end: the rest would be missing
+            run = next(self._runs, None)
+            self._is_broken = False
+            if run is None:
+                return
             if self._held is not None:
                 self._held.append(run)
             yield run

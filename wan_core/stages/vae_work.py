@@ -21,6 +21,7 @@ from ..models.vae_layers import (
     Upsample,
 )
 from ..models.vae_parts import Box, Span, needs
+from ..runtime import winograd
 
 MOST_PARTS = 16
 """Of a picture."""
@@ -220,10 +221,11 @@ def of(layer: nn.Module, box: Box, frames: int, first: bool) -> Cost:
 @of.register
 def _(conv: CausalConv3d, box: Box, frames: int, first: bool) -> Cost:
     into, out, (taps, *side) = conv.in_channels, conv.out_channels, conv.kernel_size
+    more = winograd.room(frames, len(box.rows), len(box.cols), into, out) if side == [3, 3] else 0  # on a CPU
     return Cost(
         macs=frames * box.area * (1 if first else taps) * side[0] * side[1] * into * out,
         kept=2 * into * box.area,
-        peak=((2 * frames + 2) * into + frames * out) * box.area,
+        peak=((2 * frames + 2) * into + frames * out) * box.area + more,
         frames=frames,
     )
 

@@ -213,3 +213,16 @@ def test_other_errors_are_not_memory():
     made.weights.module.decode_part = broken
     with pytest.raises(ValueError, match="not of this kind"):
         vae.decode(made, torch.randn(1, 16, 1, 2, 2), Ports(notify=lambda _: pytest.fail("it tried again")))
+
+
+def test_a_stream_in_which_memory_runs_out_is_no_shorter_video():
+    made, clip = handle(), torch.rand(1, 3, 9, 24, 320) * 2 - 1
+
+    def runs():
+        for number, frame in enumerate(clip.split(1, dim=2)):
+            if number == 6:
+                raise torch.OutOfMemoryError("out of memory")
+            yield frame
+
+    with pytest.raises(CapacityError, match="no longer there"):
+        list(vae.encode_stream(made, runs(), (1, 9, 24, 320), Ports()))
