@@ -51,14 +51,14 @@ class CausalConv3d(nn.Conv3d):
         if x_BCTHW.shape[2] == 1 and self not in cache:
             return self._first_frame(x_BCTHW, cache, norm)
         if winograd.pays(x_BCTHW, self.weight):
-            past, fill, out = self._past(x_BCTHW, cache), partial(_fill, norm=norm), x_BCTHW
+            past, fill, out = self.past(x_BCTHW, cache), partial(_fill, norm=norm), x_BCTHW
             if not over or self.out_channels != self.in_channels:
                 batch, _, *size = x_BCTHW.shape
                 out = pixels_last(batch, self.out_channels, *size, like=x_BCTHW)
             return winograd.conv3d(past, x_BCTHW, self.weight, self.bias, fill, out)
         return over_time(self.remember(x_BCTHW, cache, norm), self.weight, self.bias, self.padding)
 
-    def _past(self, x: Tensor, cache: ConvCache) -> Tensor:
+    def past(self, x: Tensor, cache: ConvCache) -> Tensor:
         """The two frames before a run; zeros at a clip's start."""
         if self not in cache:
             batch, channels, _, height, width = x.shape
@@ -69,7 +69,7 @@ class CausalConv3d(nn.Conv3d):
         """The run behind the two frames before it; its own last two are kept."""
         batch, channels, frames, height, width = x.shape
         run = pixels_last(batch, channels, frames + 2, height, width, like=x)
-        past = self._past(x, cache)
+        past = self.past(x, cache)
         run[:, :, :2] = past
         _fill(run[:, :, 2:], x, norm)
         past.copy_(run[:, :, -2:])
@@ -221,8 +221,7 @@ class Upsample(nn.Module):
             halves = zip(self.time_conv.weight.chunk(2), self.time_conv.bias.chunk(2))
             return self._double(over_time(run, weight, bias) for weight, bias in halves)
         # The first frame of a clip is not doubled, and the second run does not see it: its past is zeros.
-        batch, channels, _, height, width = x.shape
-        cache[self.time_conv] = pixels_last(batch, channels, 2, height, width, like=x).zero_()
+        self.time_conv.past(x, cache)
         return self._double([x])
 
     def _double(self, halves: Iterable[Tensor]) -> Tensor:
