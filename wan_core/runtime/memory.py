@@ -256,6 +256,7 @@ def dit_work(
     passes: int,
     itemsize: int,
     fused: bool = True,
+    emulated: bool = False,
     contexts: int = 1,
     negative_text: bool = False,
     text_rows: int = 0,
@@ -267,6 +268,7 @@ def dit_work(
         passes: predictions a step: 2 with guidance.
         itemsize: bytes of the compute dtype.
         fused: norms and rotations are single kernels (on a GPU); else their float32 steps are counted.
+        emulated: the device has no products of the compute dtype; its library makes them in float32 and rounds a copy.
         contexts: control streams of a VACE model; others have none.
         negative_text: cross-attention attends to a negative prompt too, and guides in float32.
         text_rows: of all texts of which every block keeps keys and values through the run.
@@ -291,6 +293,7 @@ def dit_work(
             piece = max(piece, part * dim * (3 * itemsize + 4)) + held
         if negative_text:
             piece = max(piece, part * dim * (4 * itemsize + 12))
+        piece += emulated and part * ffn * 4
         return residual + memory + piece + latents + control + rope + text + OVERHEAD
 
     linear = 2 * rows * (6 * dim**2 + 2 * dim * ffn) + 2 * batch * context * 2 * dim**2
@@ -308,9 +311,10 @@ def dit_work(
 
 LATENTS_HELD = 8
 """Latents that a step holds: x, the stacked input and its patches, predictions, the solver's history."""
-HELD_BYTES, HELD_UNTIL = 16, 32 * 2**20
+HELD_BYTES, HELD_UNTIL = 10, 32 * 2**20
 """What glibc's malloc holds of freed tensors, for each value of the residual stream, where float32 copies come and go
-beside a half type and are smaller than this; larger ones go back to the system (``benchmarks/plan_check.py``)."""
+beside a half type and are smaller than this; larger ones go back to the system. Up to 16, by processor and
+library (``benchmarks/plan_check.py``)."""
 OVERHEAD = 128 * 2**20
 """Workspaces of libraries, small tensors, and what an allocator rounds up."""
 

@@ -14,7 +14,7 @@ from ..conditioning.text import text_context
 from ..errors import MismatchError, WanError, gigabytes
 from ..grid import PATCH_HW, pixel_frames
 from ..runtime.links import PIECE_BYTES, PIECES
-from ..runtime.memory import Rates, ResidencyPlan, WeightSizes, Work, dit_work, fixed_work, umt5_work
+from ..runtime.memory import Rates, ResidencyPlan, WeightSizes, Work, fixed_work, umt5_work
 from ..runtime.ports import Memory
 from ..runtime.residency import Resident, block_path
 from ..sampling.loras import AddedLora
@@ -192,13 +192,11 @@ def _sampler(model: ModelHandle, start: sample.StartLatent, plan: sample.Plan, m
     used = {"high": model.high, "low": model.low}
     frames = start.samples.shape[2]
     texts = 1 + sample.guides(model, plan) if model.high.device.type == "cpu" else 0  # as long as they can be
-    work = dit_work(
-        model.variant.dit,
+    work = sample.work_of(
+        model,
         start.samples.shape[0],
         _tokens(start) * (frames + sample.extra_frames(model.variant)) // frames,
         max(1, *per_step),
-        model.high.compute_dtype.itemsize,
-        fused=model.high.device.type == "cuda",
         negative_text=model.guidance.nag is not None,
         text_rows=texts * model.variant.dit.text_len,
     )

@@ -14,14 +14,14 @@ from ..grid import PATCH_HW
 from ..models.dit import VaceControl
 from ..runtime.attention import using
 from ..runtime.finite import check_finite
-from ..runtime.memory import CHUNKS, Work, dit_work
+from ..runtime.memory import CHUNKS, Work
 from ..runtime.ports import Ports
 from ..runtime.residency import Changes, Resident
 from ..runtime.stay import Stay, Stop
 from ..sampling.loras import changes_at
 from ..variants import Feature, WanVariant
 from .load import ModelHandle
-from .sample import ALMOST_ALL_NOISE, LORAS_FIRST, NOT_FINITE, extra_frames
+from .sample import ALMOST_ALL_NOISE, LORAS_FIRST, NOT_FINITE, extra_frames, work_of
 
 SIDES = ("high", "low")
 AHEAD = 64
@@ -222,11 +222,7 @@ class Predictor:
     def _work(self, batch: int, frames: int, height: int, width: int, contexts: int = 1) -> Work:
         frames += extra_frames(self.model.variant)
         tokens = frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
-        high = self.model.high
-        return dit_work(
-            self.model.variant.dit, batch, tokens, 1, high.compute_dtype.itemsize, fused=high.device.type == "cuda",
-            contexts=contexts,
-        )  # fmt: skip
+        return work_of(self.model, batch, tokens, 1, contexts=contexts)
 
 
 def _check(asked: Asked, variant: WanVariant) -> None:

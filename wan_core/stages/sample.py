@@ -15,7 +15,7 @@ from ..models.dit_block import TextMemory
 from ..models.nag import NegativeText
 from ..runtime.attention import using
 from ..runtime.finite import check_finite
-from ..runtime.memory import dit_work
+from ..runtime.memory import Work, dit_work
 from ..runtime.ports import Ports
 from ..runtime.stay import Stay, Stop
 from ..sampling.experts import by_boundary, by_step, expert_names
@@ -27,6 +27,7 @@ from ..sampling.noise import SEEDS, initial_noise, leave_off, noisy_start, step_
 from ..sampling.sigmas import Schedule, Step, from_sigmas, make_schedule
 from ..sampling.solvers import DEFAULT_SCHEDULE, SOLVERS, Denoise, StepResult
 from ..variants import Feature, WanVariant
+from ..weights.precision import has_bf16
 from .guidance import check_guidance
 from .inpaint import given_parts, is_start
 from .load import ModelHandle
@@ -303,6 +304,14 @@ def extra_frames(variant: WanVariant) -> int:
     return 1 if Feature.REFERENCE in variant.features else 0
 
 
+def work_of(model: ModelHandle, batch: int, tokens: int, passes: int, **more: int) -> Work:
+    """:func:`dit_work` in the arithmetic of this model's device; ``more`` are its other arguments."""
+    device, dtype = model.high.device, model.high.compute_dtype
+    emulated = dtype == torch.bfloat16 and not has_bf16(device)
+    fused = device.type == "cuda"
+    return dit_work(model.variant.dit, batch, tokens, passes, dtype.itemsize, fused=fused, emulated=emulated, **more)
+
+
 def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports, sides: Sequence[Sequence[Side]]) -> Stay:
     """The device, for all steps of the plan."""
     stops = []
@@ -317,13 +326,11 @@ def _stay(model: ModelHandle, plan: Plan, x: Tensor, ports: Ports, sides: Sequen
     frames += extra_frames(model.variant)
     frames += max(0 if one.subjects is None else one.subjects.shape[2] for one in entries)
     tokens = frames * -(-height // PATCH_HW) * -(-width // PATCH_HW)
-    work = dit_work(
-        model.variant.dit,
+    work = work_of(
+        model,
         batch,
         tokens,
         max(1, *(stop.passes for stop in stops)),
-        model.high.compute_dtype.itemsize,
-        fused=model.high.device.type == "cuda",
         contexts=max(len(one.vace) for one in entries),
         negative_text=model.guidance.nag is not None,
         text_rows=len(asked) * model.variant.dit.text_len if model.high.device.type == "cpu" else 0,

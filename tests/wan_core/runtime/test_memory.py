@@ -121,6 +121,14 @@ def test_the_real_models_fit_the_cards_that_users_have(name, latent, gigabytes):
     assert plan_residency(sizes, row.experts, work, int(gigabytes * 1e9), FAST).peak_bytes <= gigabytes * 1e9
 
 
+def test_products_in_a_type_that_the_device_lacks_are_counted_in_float32():
+    cfg = next(row.dit for row in VARIANTS if row.name == "t2v-1.3b")
+    native, emulated = (dit_work(cfg, 1, 7800, passes=2, itemsize=2, fused=False, emulated=e) for e in (False, True))
+    assert emulated.bytes_at(8192, False) - native.bytes_at(8192, False) == 7800 * cfg.ffn_dim * 4
+    assert emulated.bytes_at(1024, False) - native.bytes_at(1024, False) == 1024 * cfg.ffn_dim * 4
+    assert emulated.block_flops == native.block_flops
+
+
 def test_a_vace_model_needs_room_and_time_for_each_of_its_contexts():
     plain, vace = (next(row.dit for row in VARIANTS if row.name == name) for name in ("t2v-14b", "vace-14b"))
     none, one, two = (dit_work(vace, 1, 32760, passes=2, itemsize=2, contexts=n) for n in (0, 1, 2))
