@@ -7,7 +7,8 @@ Each implementation runs in a process of its own from one file of random weights
 removed again), in each of its settings. They take turns (A B C C B A); the ratio is ours by the rival that is hardest
 to beat, the median over turns of the ratio within a turn; where the machine was not quiet, the best runs decide and the
 verdict says so. Outputs are first compared with ours in float32: a row whose
-outputs disagree is void. ``floor`` are the matrix products and attentions alone. ``--profile`` shows where time goes.
+outputs disagree is void. ``floor`` are the matrix products and attentions alone,
+or the convolutions, by PyTorch's own functions. ``--profile`` shows where time goes.
 
 Rows: C1 small transformers (overhead), C2 the 1.3B transformer, C3 one 14B block, C4 the VAE, C5 the VAE's
 memory, C6 the VAE in parts, C7 umT5, C8 import, C9 load plan, C10 streaming on a simulated clock

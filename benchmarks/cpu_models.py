@@ -183,6 +183,44 @@ def ours_vae(spec: dict) -> Built:
     return {"decode": decode, "encode": encode}[spec["direction"]], []
 
 
+def floor_vae(spec: dict) -> Built:
+    """Only our convolutions, each done directly by PyTorch: nobody who does them so can be faster."""
+    from torch.overrides import TorchFunctionMode
+
+    from wan_core.runtime import winograd
+
+    winograd.pays = lambda *_: False  # of this process alone
+    run, _ = ours_vae(spec)
+
+    class Seen(TorchFunctionMode):
+        def __init__(self):
+            super().__init__()
+            self.calls = []
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in (torch.conv2d, torch.conv3d):
+                self.calls.append((func, args[0].shape, args[1:], kwargs or {}))
+            return func(*args, **(kwargs or {}))
+
+    @lru_cache
+    def calls_of(shape: torch.Size) -> list[tuple]:
+        with Seen() as seen:
+            run(torch.zeros(shape))
+        return seen.calls
+
+    @lru_cache
+    def drawn(shape: torch.Size) -> Tensor:
+        last = {4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)]
+        return torch.randn(shape).to(DTYPES[spec["dtype"]], memory_format=last)
+
+    def step(x: Tensor) -> Tensor:
+        for func, shape, args, kwargs in calls_of(x.shape):
+            func(drawn(shape), *args, **kwargs)
+        return x
+
+    return step, []
+
+
 def ours_vae_parts(spec: dict) -> Built:
     """A decode in ``grid`` (down, across) parts."""
     from pathlib import Path

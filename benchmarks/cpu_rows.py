@@ -91,6 +91,7 @@ def _vae_makers(direction: str) -> dict[str, Maker]:
     both = {"": {"direction": direction}, ", channels last": {"direction": direction, "last": True}}
     return {
         "ours": Maker(builder="ours_vae", settings={"direction": direction}),
+        "floor": Maker(builder="floor_vae", settings={"direction": direction}),
         **{
             f"{name}{more}": Maker(builder=builder, host=host, flags=flags, settings=settings)
             for name, builder, host, flags in (

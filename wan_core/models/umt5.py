@@ -62,8 +62,11 @@ class RelativePositions(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(cfg.num_buckets, cfg.num_heads)
 
-    def forward(self, buckets_LL: Tensor) -> Tensor:
-        return self.embedding(buckets_LL).float().permute(2, 0, 1).unsqueeze(0)
+    def forward(self, buckets_N: Tensor) -> Tensor:
+        """``buckets_N``: of :func:`position_buckets`. Gives ``[1, H, L, L]``, float32: a query's row is a window on the
+        biases of all distances, one further back than that of the query before it."""
+        bias_HN = self.embedding(buckets_N).float().T
+        return bias_HN.unfold(1, len(buckets_N) // 2 + 1, 1).flip(1).unsqueeze(0)
 
 
 class Block(nn.Module):
@@ -77,9 +80,10 @@ class Block(nn.Module):
         self.ffn = FeedForward(cfg)
         self.pos_embedding = RelativePositions(cfg)
 
-    def forward(self, x_BLd: Tensor, buckets_LL: Tensor, hidden_B11L: Tensor) -> Tensor:
-        bias = self.pos_embedding(buckets_LL)
-        bias_BHLL = bias.masked_fill(hidden_B11L, torch.finfo(bias.dtype).min)
+    def forward(self, x_BLd: Tensor, buckets_N: Tensor, hidden_B11L: Tensor | None) -> Tensor:
+        bias_BHLL = self.pos_embedding(buckets_N)
+        if hidden_B11L is not None:
+            bias_BHLL = bias_BHLL.masked_fill(hidden_B11L, torch.finfo(bias_BHLL.dtype).min)
         x_BLd = x_BLd + self.attn(self.norm1(x_BLd), bias_BHLL)
         return x_BLd + self.ffn(self.norm2(x_BLd))
 
@@ -111,17 +115,17 @@ class Umt5Encoder(nn.Module):
         Returns:
             ``[B, L, dim]``, float32.
         """
-        buckets_LL = position_buckets(ids_BL.shape[1], self.config).to(ids_BL.device)
-        hidden_B11L = (mask_BL == 0)[:, None, None]
+        buckets_N = position_buckets(ids_BL.shape[1], self.config).to(ids_BL.device)
+        hidden_B11L = None if mask_BL.all() else (mask_BL == 0)[:, None, None]
         table = self.token_embedding.weight
         x_BLd = self.token_embedding(ids_BL.to(table.device)).to(ids_BL.device).float()
         for block in walk(self.blocks):
-            x_BLd = block(x_BLd, buckets_LL, hidden_B11L)
+            x_BLd = block(x_BLd, buckets_N, hidden_B11L)
         return self.norm(x_BLd)
 
 
 def position_buckets(length: int, cfg: Umt5Config) -> Tensor:
-    """Bucket of every pair of positions, ``[query, key]``, int64, on the CPU.
+    """Bucket of every distance from key to query, of ``-(length - 1)`` to ``length - 1``, int64, on the CPU.
 
     Half of the buckets are for keys after the query. Of each half, the first half holds one distance each; the rest
     grow by logarithm up to ``max_distance``. Made on the CPU so that every device puts a distance in the same bucket.
@@ -132,5 +136,4 @@ def position_buckets(length: int, cfg: Umt5Config) -> Tensor:
     steps = torch.log(distances.clamp(min=1).float() / exact) / math.log(cfg.max_distance / exact) * (per_side - exact)
     far = (exact + steps.long()).clamp(max=per_side - 1)
     bucket_of = torch.where(distances < exact, distances, far)
-    offset = torch.arange(length)[None, :] - torch.arange(length)[:, None]
-    return bucket_of[offset.abs()] + (offset > 0).long() * per_side
+    return torch.cat((bucket_of[1:].flip(0), bucket_of[:1], bucket_of[1:] + per_side))

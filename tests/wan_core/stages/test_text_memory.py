@@ -1,5 +1,7 @@
 """What blocks made of a text is kept through a run on a CPU, as long as it is true, and changes no bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,8 +11,10 @@ from tests import tiny
 from tests.wan_core.runtime.memories import Planned
 from tests.wan_core.stages.test_entries import condition, run
 from wan_core.models.dit_block import TextMemory
+from wan_core.models.nag import Nag
 from wan_core.runtime.memory import dit_work
 from wan_core.runtime.ports import Ports
+from wan_core.sampling.guidance_options import GuidanceOptions, SkipBlocks
 from wan_core.sampling.loras import parse_strength
 from wan_core.stages import sides
 from wan_core.stages.lora import add_lora
@@ -44,6 +48,22 @@ def test_each_text_is_read_once_by_each_block_and_the_run_is_the_same_to_the_bit
     forgetful()
     assert torch.equal(run(model, **settings), kept)
     assert len(reads) == 2 * len(model.high.module.blocks) * STEPS
+
+
+EXTRAS = {
+    "nag": {"nag": Nag(scale=3.0, tau=2.5, alpha=0.3)},
+    "skipped blocks": {"skip": SkipBlocks(blocks=frozenset({1}), start=0.0, end=0.6, scale=2.0)},
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_guidance_inside_of_the_model_is_the_same_to_the_bit(extra, forgetful):
+    plain = run(tiny.model("t2v-1.3b"))
+    model = replace(tiny.model("t2v-1.3b"), guidance=GuidanceOptions(**EXTRAS[extra]))
+    kept = run(model)
+    assert (kept - plain).abs().max() > 1e-3
+    forgetful()
+    assert torch.equal(run(model), kept)
 
 
 def test_two_runs_share_nothing():
