@@ -281,7 +281,7 @@ def dit_work(
     control = streams and rows * (streams + 2) * 4 * config.vace_in_dim * 4  # kept, and one in the making
     text = batch * context * dim * itemsize * (8 if negative_text else 4)
     walked = config.num_layers + len(config.vace_layers)
-    held = rows * dim * (1 + streams) * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
+    held = rows * dim * HELD_BYTES if itemsize < 4 and rows * dim * itemsize < HELD_UNTIL else 0
 
     def bytes_at(chunk: int, together: bool) -> int:
         part = min(rows, chunk * batch)
