@@ -184,7 +184,8 @@ def ours_vae(spec: dict) -> Built:
 
 
 def floor_vae(spec: dict) -> Built:
-    """Only our convolutions, each done directly by PyTorch: nobody who does them so can be faster."""
+    """Only our convolutions (doubled pixels at 4/9 of the work, without those of one pixel), each done directly by
+    PyTorch on what lies in memory as ours does: nobody who does them so can be faster."""
     from torch.overrides import TorchFunctionMode
 
     from wan_core.runtime import winograd
@@ -199,7 +200,7 @@ def floor_vae(spec: dict) -> Built:
 
         def __torch_function__(self, func, types, args=(), kwargs=None):
             if func in (torch.conv2d, torch.conv3d):
-                self.calls.append((func, args[0].shape, args[1:], kwargs or {}))
+                self.calls.append((func, (args[0].shape, args[0].stride()), args[1:], kwargs or {}))
             return func(*args, **(kwargs or {}))
 
     @lru_cache
@@ -209,13 +210,12 @@ def floor_vae(spec: dict) -> Built:
         return seen.calls
 
     @lru_cache
-    def drawn(shape: torch.Size) -> Tensor:
-        last = {4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)]
-        return torch.randn(shape).to(DTYPES[spec["dtype"]], memory_format=last)
+    def drawn(shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
+        return torch.empty_strided(shape, stride, dtype=DTYPES[spec["dtype"]]).normal_()
 
     def step(x: Tensor) -> Tensor:
-        for func, shape, args, kwargs in calls_of(x.shape):
-            func(drawn(shape), *args, **kwargs)
+        for func, given, args, kwargs in calls_of(x.shape):
+            func(drawn(*given), *args, **kwargs)
         return x
 
     return step, []

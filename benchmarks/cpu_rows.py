@@ -87,7 +87,8 @@ NOT_RIVALS = ("ours", "floor")
 
 
 def _vae_makers(direction: str) -> dict[str, Maker]:
-    """Rivals as they are, and with their weights' channels last, which turns their activations as well."""
+    """Ours and its convolutions alone; rivals as they are, and with their weights' channels last, which turns their
+    activations as well."""
     both = {"": {"direction": direction}, ", channels last": {"direction": direction, "last": True}}
     return {
         "ours": Maker(builder="ours_vae", settings={"direction": direction}),

@@ -166,7 +166,7 @@ def run(
     return Steps([b - a for a, b in pairwise(marks)], latent, said)
 
 
-def work_of(model: ModelHandle, size: str, bench: Bench):
+def step_work(model: ModelHandle, size: str, bench: Bench):
     frames, height, width = SIZES["toy" if bench.toy else size]
     return dit_work(model.variant.dit, 1, frames * height * width // 4, passes=2, itemsize=2)
 
@@ -174,7 +174,7 @@ def work_of(model: ModelHandle, size: str, bench: Bench):
 def composite(bench: Bench, model: ModelHandle, size: str) -> float:
     """Seconds of a step with guidance at the rates that were measured in this run."""
     rates = bench.rates or ceilings(bench)
-    work = work_of(model, size, bench)
+    work = step_work(model, size, bench)
     nearest = min(bench.attention, key=lambda tokens: abs(tokens - work.tokens))
     return 2 * model.variant.dit.num_layers * work.block_seconds(replace(rates, attention=bench.attention[nearest]))
 
@@ -313,7 +313,7 @@ def predict(bench: Bench, name: str, size: str, memory: PlainMemory, got_gb: flo
     """The plan's peak against what the allocator reserved."""
     model = bench.model(name)
     weights = [model.high] if model.low is None else [model.high, model.low]
-    plan = memory.plan(weights, model.high.sizes(), work_of(model, size, bench), None)
+    plan = memory.plan(weights, model.high.sizes(), step_work(model, size, bench), None)
     off = got_gb / (plan.peak_bytes / 1e9) - 1
     told = f"{name} {size}, {len(plan.kept)} blocks kept, {plan.chunk} tokens: reserved / predicted - 1"
     bench.report.add("plan", told, off * 100, "%", "+-15", abs(off) <= 0.15)

@@ -2,7 +2,7 @@
 
 Source: Wan-Video/Wan2.1, ``wan/modules/t5.py``; parameter names are the official ones. Paper: Raffel et al. 2020
 (T5: relative position buckets, no attention scaling), Chung et al. 2023 (umT5: a bias table in every layer).
-Shape letters: B batch, L tokens, H heads, D head dim, d width.
+Shape letters: B batch, L tokens, N = 2 L - 1 offsets between them, H heads, D head dim, d width.
 
 Precision: linear layers compute in the dtype they were given; scores, norm statistics and the residual stream are
 float32, because the unscaled scores and the sum over 24 layers leave the range of float16.
@@ -64,8 +64,8 @@ class RelativePositions(nn.Module):
 
     def forward(self, buckets_N: Tensor) -> Tensor:
         """``buckets_N``: of :func:`position_buckets`. Gives ``[1, H, L, L]``, float32: a query's row is a window on the
-        biases of all distances, one further back than that of the query before it."""
-        bias_HN = self.embedding(buckets_N).float().T
+        biases of all offsets, one further back than that of the query before it."""
+        bias_HN = self.embedding(buckets_N).float().T.contiguous()  # else the windows' keys would lie apart
         return bias_HN.unfold(1, len(buckets_N) // 2 + 1, 1).flip(1).unsqueeze(0)
 
 
@@ -125,7 +125,7 @@ class Umt5Encoder(nn.Module):
 
 
 def position_buckets(length: int, cfg: Umt5Config) -> Tensor:
-    """Bucket of every distance from key to query, of ``-(length - 1)`` to ``length - 1``, int64, on the CPU.
+    """Bucket of every offset from query to key, ``-(length - 1)`` to ``length - 1`` in this order, int64, on the CPU.
 
     Half of the buckets are for keys after the query. Of each half, the first half holds one distance each; the rest
     grow by logarithm up to ``max_distance``. Made on the CPU so that every device puts a distance in the same bucket.

@@ -268,7 +268,7 @@ def dit_work(
         passes: predictions a step: 2 with guidance.
         itemsize: bytes of the compute dtype.
         fused: norms and rotations are single kernels (on a GPU); else their float32 steps are counted.
-        emulated: the device has no products of the compute dtype; its library makes them in float32 and rounds a copy.
+        emulated: a CPU has no products of the compute dtype; its library makes them in float32 and rounds a copy.
         contexts: control streams of a VACE model; others have none.
         negative_text: cross-attention attends to a negative prompt too, and guides in float32.
         text_rows: of all texts of which every block keeps keys and values through the run.
@@ -288,12 +288,11 @@ def dit_work(
         stream = rows * dim * (4 * (1 + streams) + itemsize * min(streams, 2))  # the hint, and another in the making
         residual = stream * (passes if together else 1)
         memory = 2 * rows * dim * itemsize
-        piece = part * max(dim * 2 + ffn, dim * 4) * itemsize
+        piece = part * (max(dim * 2 + ffn, dim * 4) * itemsize + (4 * ffn if emulated else 0))
         if not fused:  # a norm, its rotation in float32 and the result stand beside each other
             piece = max(piece, part * dim * (3 * itemsize + 4)) + held
         if negative_text:
             piece = max(piece, part * dim * (4 * itemsize + 12))
-        piece += emulated and part * ffn * 4
         return residual + memory + piece + latents + control + rope + text + OVERHEAD
 
     linear = 2 * rows * (6 * dim**2 + 2 * dim * ffn) + 2 * batch * context * 2 * dim**2

@@ -305,9 +305,9 @@ def extra_frames(variant: WanVariant) -> int:
 
 
 def work_of(model: ModelHandle, batch: int, tokens: int, passes: int, **more: int) -> Work:
-    """:func:`dit_work` in the arithmetic of this model's device; ``more`` are its other arguments."""
+    """:func:`dit_work` in the arithmetic of this model's device; ``more`` are its arguments on what is asked."""
     device, dtype = model.high.device, model.high.compute_dtype
-    emulated = dtype == torch.bfloat16 and not has_bf16(device)
+    emulated = device.type == "cpu" and dtype == torch.bfloat16 and not has_bf16(device)
     fused = device.type == "cuda"
     return dit_work(model.variant.dit, batch, tokens, passes, dtype.itemsize, fused=fused, emulated=emulated, **more)
 

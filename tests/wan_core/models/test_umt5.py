@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from wan_core.configs import Umt5Config
-from wan_core.models.umt5 import Umt5Encoder, position_buckets
+from wan_core.models.umt5 import RelativePositions, Umt5Encoder, position_buckets
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 TINY = Umt5Config(vocab=90, dim=32, dim_attn=40, dim_ffn=56, num_heads=5, num_layers=2)
@@ -50,6 +50,14 @@ def test_position_buckets_equal_the_reference():
     assert torch.equal(position_buckets(16, config)[offset + 15], tensors["inter.buckets_L16"])
 
 
+@torch.no_grad()
+def test_the_keys_of_a_bias_lie_side_by_side():
+    """Fused attention on GPUs takes no other."""
+    config = golden()[0]
+    bias = RelativePositions(config)(position_buckets(9, config))
+    assert bias.shape == (1, config.num_heads, 9, 9) and bias.is_contiguous()
+
+
 def test_parameter_names_and_shapes_are_those_of_the_official_file():
     inventory = json.loads((GOLDENS / "keys" / "umt5_xxl_encoder.json").read_text())
     inventory = inventory.get("keys", inventory)
@@ -59,8 +67,9 @@ def test_parameter_names_and_shapes_are_those_of_the_official_file():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("length", [1, 7, 300])
-def test_equals_the_public_implementation(length):
+def test_equals_the_public_implementation(length, padded):
     from transformers import UMT5Config, UMT5EncoderModel
 
     ours = seeded(TINY)
@@ -86,7 +95,8 @@ def test_equals_the_public_implementation(length):
 
     ids = torch.randint(0, TINY.vocab, (2, length), generator=torch.Generator().manual_seed(length))
     mask = torch.ones_like(ids)
-    mask[1, max(1, length // 2) :] = 0
+    if padded:
+        mask[1, max(1, length // 2) :] = 0
     expected = public(input_ids=ids, attention_mask=mask).last_hidden_state
     valid = mask.bool()
     torch.testing.assert_close(ours(ids, mask)[valid], expected[valid], atol=1e-4, rtol=0)

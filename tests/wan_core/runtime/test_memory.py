@@ -7,6 +7,8 @@ import pytest
 from wan_core.errors import CapacityError
 from wan_core.runtime.memory import (
     CHUNKS,
+    HELD_BYTES,
+    HELD_UNTIL,
     Rates,
     WeightSizes,
     Work,
@@ -127,6 +129,22 @@ def test_products_in_a_type_that_the_device_lacks_are_counted_in_float32():
     assert emulated.bytes_at(8192, False) - native.bytes_at(8192, False) == 7800 * cfg.ffn_dim * 4
     assert emulated.bytes_at(1024, False) - native.bytes_at(1024, False) == 1024 * cfg.ffn_dim * 4
     assert emulated.block_flops == native.block_flops
+
+
+def test_what_malloc_holds_is_counted_once_and_where_tensors_are_small():
+    vace = next(row.dit for row in VARIANTS if row.name == "vace-1.3b")
+
+    def more(rows: int, contexts: int, itemsize: int = 2) -> int:
+        """Than on a device whose norms are single kernels; the pieces are then the feed-forward's."""
+        unfused, fused = (
+            dit_work(vace, 1, rows, passes=1, itemsize=itemsize, fused=one, contexts=contexts).bytes_at(rows, False)
+            for one in (False, True)
+        )
+        return unfused - fused
+
+    small, large = HELD_UNTIL // (2 * vace.dim) - 1, HELD_UNTIL // (2 * vace.dim) + 1
+    assert more(small, 1) == more(small, 2) == small * vace.dim * HELD_BYTES
+    assert more(large, 1) == more(small, 1, itemsize=4) == 0
 
 
 def test_a_vace_model_needs_room_and_time_for_each_of_its_contexts():

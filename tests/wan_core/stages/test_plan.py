@@ -15,7 +15,7 @@ from wan_core.configs import VaeConfig
 from wan_core.errors import CapacityError, MismatchError
 from wan_core.models.dit import WanDiT
 from wan_core.models.vae import WanVAE
-from wan_core.runtime.memory import Rates
+from wan_core.runtime.memory import Rates, dit_work
 from wan_core.runtime.ports import Compute, PlainMemory, Ports
 from wan_core.sampling.loras import constant
 from wan_core.stages import load, plan, sample, vae
@@ -112,6 +112,21 @@ def test_the_sampler_then_plans_what_was_said(files, deep, slots, with_lora):
     assert said.work_bytes == memory.made.work_bytes
     assert said.peak_bytes == pytest.approx(memory.made.peak_bytes, rel=1e-3)
     assert said.placement == memory.made.describe()
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_products_that_a_cpu_only_emulates_are_planned_for(files, monkeypatch, native, precision):
+    monkeypatch.setattr(sample, "has_bf16", lambda device: native)
+    model = load.load_model(files["t2v"], compute=Compute(device=CPU), dtype=precision, notify=lambda text: None)
+    planned = sample.work_of(model, 1, 64, 2).bytes_at(64, False)
+    with_copies, without = (
+        dit_work(model.variant.dit, 1, 64, 2, model.high.compute_dtype.itemsize, fused=False, emulated=one)
+        for one in (True, False)
+    )
+    assert with_copies.bytes_at(64, False) > without.bytes_at(64, False)
+    wanted = with_copies if precision == "bf16" and not native else without
+    assert planned == wanted.bytes_at(64, False)
 
 
 def test_what_cannot_fit_is_said_in_the_sentence_that_the_run_is_refused_with(files):

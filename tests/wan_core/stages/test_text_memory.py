@@ -60,10 +60,14 @@ EXTRAS = {
 def test_guidance_inside_of_the_model_is_the_same_to_the_bit(extra, forgetful):
     plain = run(tiny.model("t2v-1.3b"))
     model = replace(tiny.model("t2v-1.3b"), guidance=GuidanceOptions(**EXTRAS[extra]))
+    reads = text_reads(model)
     kept = run(model)
+    read = len(reads)
     assert (kept - plain).abs().max() > 1e-3
+    reads.clear()
     forgetful()
     assert torch.equal(run(model), kept)
+    assert 0 < read < len(reads)
 
 
 def test_two_runs_share_nothing():
