@@ -63,6 +63,10 @@ class StoredLinear(nn.Module):
         """``x`` of any float dtype -> ``[..., out_features]`` in the compute dtype."""
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
         x, weight = x.to(self.compute_dtype), self.resolved()
+        if x.device.type == "cpu" and x.numel() == self.in_features and x.dtype == torch.float32:
+            # A product of one row is rounded by where the weight lies in memory (seen on AMD processors): a mapped file
+            # and a copy of it would differ. Two rows are not.
+            return F.linear(x.reshape(1, -1).repeat(2, 1), weight, bias)[:1].reshape(*x.shape[:-1], self.out_features)
         if _ON_CPU is None or not _is_fast_on_cpu(x):
             return F.linear(x, weight, bias)
         rows = x.flatten(0, -2)

@@ -38,6 +38,20 @@ def test_it_is_linear_on_the_weight_in_the_compute_type_to_the_bit(storage, comp
     assert torch.equal(out, F.linear(x.to(compute), weight.to(compute), bias.to(compute)))
 
 
+@pytest.mark.parametrize("shape", [(64,), (1, 64), (1, 1, 64)])
+def test_one_row_is_the_same_to_the_bit_wherever_the_weight_lies(shape):
+    """Files are mapped at addresses that are multiples of 8 bytes; copies at multiples of 64."""
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(96, 64), torch.randn(96), torch.randn(shape)
+    room, made = torch.empty(weight.numel() + 32), []
+    for offset in range(0, 32, 2):
+        placed = room[offset : offset + weight.numel()].view_as(weight).copy_(weight)
+        made.append(stored(placed, bias=bias)(x))
+    assert made[0].shape == (*shape[:-1], 96)
+    torch.testing.assert_close(made[0], F.linear(x, weight, bias))
+    assert all(torch.equal(one, made[0]) for one in made)
+
+
 def test_no_copy_is_made_where_the_storage_type_is_the_compute_type(monkeypatch):
     used = []
     monkeypatch.setattr(module.F, "linear", lambda x, w, b: used.append(w) or x)
