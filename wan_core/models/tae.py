@@ -40,13 +40,18 @@ class WanTAE(nn.Module):
         layers += [nn.ReLU(inplace=True), _conv(config.widths[-1], 3 * config.patch**2)]
         self.decoder = nn.Sequential(*layers)
 
-    def decode_joined(self, z_BC1hw: Tensor, memory: Memory) -> Tensor:
+    def decode_joined(self, z_BCthw: Tensor, memory: Memory) -> Tensor:
         """All layers are local: there is nothing to do for a picture as a whole."""
-        return z_BC1hw[:, :, 0].to(self.decoder[1].weight.dtype)
+        return z_BCthw.to(self.decoder[1].weight.dtype)
+
+    def decode_part(self, z_BCthw: Tensor, memory: Memory, box: Box) -> Iterator[Tensor]:
+        """Yields ``[B, 3, n, H, W]`` in about [-1, 1], one latent frame after another; ``n`` is 4, of a clip's first
+        frame 1. ``box`` is the whole."""
+        for z_BChw in z_BCthw.unbind(2):
+            yield self._decode_one(z_BChw, memory)
 
     @torch.no_grad()
-    def decode_part(self, z_BChw: Tensor, memory: Memory, box: Box) -> Tensor:
-        """A latent frame -> ``[B, 3, n, H, W]`` in about [-1, 1]; ``n`` is 4, for the first 1. ``box`` is the whole."""
+    def _decode_one(self, z_BChw: Tensor, memory: Memory) -> Tensor:
         skipped = 0 if memory else STRIDE_T - 1  # a clip's first latent frame is one picture: the last that it makes
         frames = [frame for i, frame in enumerate(self._frames(z_BChw, 0, memory)) if i >= skipped]
         return torch.stack(frames, dim=2).mul_(2).sub_(1)

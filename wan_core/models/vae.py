@@ -32,6 +32,10 @@ from .vae_layers import (
 )
 from .vae_parts import Box, ConvCache, Span, needs, run_local
 
+LATENTS_AT_ONCE = 2
+"""Frames of a latent, after a clip's first, that are decoded together: a CPU convolves the small pictures of the first
+layers faster so, and the layers after them take no more at once than for one."""
+
 
 class WanVAE(nn.Module):
     """Video <-> latent. Computes in its weights' dtype; inputs are cast to it and outputs come in it.
@@ -58,9 +62,11 @@ class WanVAE(nn.Module):
         Yields:
             mu ``[B, z, 1, h, w]``, not normalised.
         """
-        cache: ConvCache = {}
+        local: ConvCache = {}
+        joined: ConvCache = {}
         for run in regroup(frames, 1, self.config.stride_t):
-            yield self._encode_run(run, cache)
+            box = Box.whole(*(side // self.config.stride_hw for side in run.shape[-2:]))
+            yield self.encode_joined(self.encode_part(run, local, box), joined)
 
     def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
         """Latent frames -> frames.
@@ -71,9 +77,10 @@ class WanVAE(nn.Module):
         Yields:
             ``[B, 3, n, H, W]`` in about [-1, 1], not clamped; ``n`` is 1 for the first latent frame, 4 for the others.
         """
-        cache: ConvCache = {}
+        joined: ConvCache = {}
+        local: ConvCache = {}
         for run in regroup(latents, 1, 1):
-            yield self._decode_run(run, cache)
+            yield from self.decode_part(self.decode_joined(run, joined), local, Box.whole(*run.shape[-2:]))
 
     def encode(self, x_B3THW: Tensor) -> Tensor:
         """A whole clip in [-1, 1] -> mu ``[B, z, (T - 1) // 4 + 1, h, w]``; see :meth:`encode_stream`."""
@@ -83,18 +90,9 @@ class WanVAE(nn.Module):
         """A whole latent -> ``[B, 3, 4 * (T - 1) + 1, H, W]``, not clamped; see :meth:`decode_stream`."""
         return torch.cat(list(self.decode_stream([z_BCThw])), dim=2)
 
-    # The runs are decorated and not the generators: torch's wrapper of a generator would keep hold of every output
-    # until the next one is there.
-    @torch.no_grad()
-    def _encode_run(self, x: Tensor, cache: ConvCache) -> Tensor:
-        moments = self.conv1(self.encoder(patchify(x.to(self.conv1.weight.dtype), self.config.patch), cache))
-        return moments[:, : self.config.z_dim].clone()  # a view would keep the unused variance alive
-
-    @torch.no_grad()
-    def _decode_run(self, z: Tensor, cache: ConvCache) -> Tensor:
-        return unpatchify(self.decoder(self.conv2(z.to(self.conv2.weight.dtype)), cache), self.config.patch)
-
-    # In parts. Boxes are rectangles of the latent grid; each part has a cache of its own, and the joined side one.
+    # In parts. Boxes are rectangles of the latent grid; each part has a cache of its own, and the joined side one. What
+    # computes is decorated and not the generators: torch's wrapper of a generator would keep hold of every output until
+    # the next one is there.
 
     def pixels_of(self, box: Box) -> Box:
         """The pixels that :meth:`encode_part` has to see for ``box``."""
@@ -104,27 +102,31 @@ class WanVAE(nn.Module):
     def encode_part(self, x_B3tHW: Tensor, cache: ConvCache, box: Box) -> Tensor:
         """A run of frames, cut to :meth:`pixels_of` ``box`` -> its features there, ``[B, C, 1, rows, cols]``."""
         x = patchify(x_B3tHW.to(self.conv1.weight.dtype), self.config.patch)
-        layers = self.encoder.local
-        return run_local(layers, x, cache, needs(layers, box)[0], box)
+        (features,) = run_local(self.encoder.local, x, cache, needs(self.encoder.local, box))
+        return features
 
     @torch.no_grad()
     def encode_joined(self, features_BCthw: Tensor, cache: ConvCache) -> Tensor:
         """Features of a whole picture -> mu ``[B, z, 1, h, w]``."""
         moments = self.conv1(self.encoder.joined(features_BCthw, cache))
-        return moments[:, : self.config.z_dim].clone()
+        return moments[:, : self.config.z_dim].clone()  # a view would keep the unused variance alive
 
     @torch.no_grad()
     def decode_joined(self, z_BCthw: Tensor, cache: ConvCache) -> Tensor:
-        """A latent frame -> the features of a whole picture, which :meth:`decode_part` takes in parts."""
+        """Latent frames, a clip's first one alone -> the features of whole pictures, which :meth:`decode_part` takes in
+        parts."""
         return self.decoder.joined(self.conv2(z_BCthw.to(self.conv2.weight.dtype)), cache)
 
-    @torch.no_grad()
-    def decode_part(self, features_BCthw: Tensor, cache: ConvCache, box: Box) -> Tensor:
-        """Features -> the pixels of ``box``, ``[B, 3, n, rows * stride, cols * stride]``."""
+    def decode_part(self, features_BCthw: Tensor, cache: ConvCache, box: Box) -> Iterator[Tensor]:
+        """Features -> the pixels of ``box``, one latent frame after another.
+
+        Yields:
+            ``[B, 3, n, rows * stride, cols * stride]`` in about [-1, 1]; ``n`` is 4, of a clip's first frame 1.
+        """
         layers = self.decoder.local
-        want = box.times(self.config.stride_hw // self.config.patch)
-        need = needs(layers, want)[0]
-        return unpatchify(run_local(layers, need.of(features_BCthw), cache, need, want), self.config.patch)
+        boxes = needs(layers, box.times(self.config.stride_hw // self.config.patch))
+        for made in run_local(layers, boxes[0].of(features_BCthw), cache, boxes):
+            yield unpatchify(made, self.config.patch)
 
 
 class Encoder(nn.Module):
@@ -152,11 +154,6 @@ class Encoder(nn.Module):
     def local(self) -> list[nn.Module]:
         """What sees only its surroundings."""
         return [self.conv1, *self.downsamples]
-
-    def forward(self, x: Tensor, cache: ConvCache) -> Tensor:
-        for layer in self.local:
-            x = layer(x, cache)
-        return self.joined(x, cache)
 
     def joined(self, x: Tensor, cache: ConvCache) -> Tensor:
         """Everything from the attention on, which sees the whole picture."""
@@ -192,12 +189,6 @@ class Decoder(nn.Module):
     def local(self) -> list[nn.Module]:
         """What sees only its surroundings."""
         return [*self.upsamples, self.head]
-
-    def forward(self, z: Tensor, cache: ConvCache) -> Tensor:
-        x = self.joined(z, cache)
-        for layer in self.local:
-            x = layer(x, cache)
-        return x
 
     def joined(self, z: Tensor, cache: ConvCache) -> Tensor:
         """Everything up to the attention, which sees the whole picture, and one block after it."""

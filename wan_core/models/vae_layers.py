@@ -205,6 +205,7 @@ class Upsample(nn.Module):
             nn.Upsample(scale_factor=2, mode="nearest-exact"), nn.Conv2d(dim_in, dim_out, 3, padding=1)
         )
         self.time_conv = CausalConv3d(dim_in, 2 * dim_in, kernel_hw=1) if temporal else None
+        self.growth_t = 1 + temporal
 
     def before(self, span: Span) -> Span:
         return Span(max(0, (span.lo - 1) // 2), min(span.size // 2, span.hi // 2 + 1), span.size // 2)
@@ -306,6 +307,7 @@ class UpLevel(_Level):
     def __init__(self, layers: list[nn.Module], dim_out: int, factor_t: int, factor_hw: int):
         super().__init__(dim_out, factor_t, factor_hw)
         self.upsamples = nn.ModuleList(layers)
+        self.growth_t = factor_t
 
     @property
     def layers(self) -> nn.ModuleList:

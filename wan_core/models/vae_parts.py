@@ -4,13 +4,18 @@ All layers of the VAEs but the attention are local, and say how far they see: ``
 that is wanted of their output into the stretch of their input that it depends on, ``after`` the other way round.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 ConvCache = dict[nn.Module, Tensor]
 """Convolution over time -> the last input frames it has seen (at most 2). One per stream, empty at its start."""
+
+
+FRAMES = 4
+"""That leave a layer at once: a longer run is worked on in pieces."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +84,33 @@ def needs(layers: Sequence[nn.Module], want: Box) -> list[Box]:
     return boxes
 
 
-def run_local(layers: Sequence[nn.Module], x: Tensor, cache: ConvCache, have: Box, want: Box) -> Tensor:
-    """Layers after one another on the part of a picture that ``want`` depends on, and no more.
+def at_once(layer: nn.Module) -> int:
+    """The frames that a layer should be given at most; layers that double frames have a ``growth_t``."""
+    return FRAMES // getattr(layer, "growth_t", 1)
+
+
+@torch.no_grad()
+def _run_one(layer: nn.Module, x: Tensor, cache: ConvCache, box: Box, following: Box) -> Tensor:
+    return following.cut(layer(x, cache), box.after(layer))
+
+
+def run_local(layers: Sequence[nn.Module], x: Tensor, cache: ConvCache, boxes: Sequence[Box]) -> Iterator[Tensor]:
+    """Layers after one another on the part of a picture that the last of ``boxes`` depends on, and no more.
 
     At an edge inside the picture a layer pads with zeros, so that its outermost pixels are wrong: they are cut off
-    before the next layer. ``x`` covers ``have``; what is returned covers ``want``.
+    before the next layer. A run that has become long goes through the rest of the layers piece by piece.
+
+    Args:
+        x: a run of frames that covers the first of ``boxes``.
+        boxes: of :func:`needs`.
+
+    Yields:
+        What covers the last of ``boxes``, up to :data:`FRAMES` frames. No gradients are kept.
     """
-    boxes = needs(layers, want)
-    for layer, box, following in zip(layers, boxes, boxes[1:]):
-        x = layer(box.cut(x, have), cache)
-        have = following
-        x = following.cut(x, box.after(layer))
-    return x
+    for index, layer in enumerate(layers):
+        if x.shape[2] > at_once(layer):
+            for piece in x.split(at_once(layer), dim=2):
+                yield from run_local(layers[index:], piece, cache, boxes[index:])
+            return
+        x = _run_one(layer, x, cache, *boxes[index : index + 2])
+    yield x

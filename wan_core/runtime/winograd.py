@@ -23,8 +23,10 @@ ROWS = 4
 LEAST_CHANNELS = 32
 """Below it the sums cost more than the products that they save."""
 LEAST_WIDTH = 32
-"""Below it the sums of taps, which are read for every four rows, cost more than that."""
-MOST_TAPS = 4
+"""Below it the columns beyond both edges are too much of the work."""
+LEAST_PIXELS = 256
+"""Of the rows that are worked on at once: all sums of taps are read for them."""
+MOST_TAPS = 14
 """Sums of taps by what goes in: they are made at each call, and of a small picture they would be most of the work and
 of the memory."""
 
@@ -48,13 +50,19 @@ def minimal(count: int) -> tuple[Tensor, Tensor, Tensor]:
 def room(frames: int, height: int, width: int, into: int, out: int) -> int:
     """Values that :func:`conv3d` holds besides what goes in and what comes out; 0 where a picture of that size is
     convolved plainly, whatever the device."""
-    window = (frames + 2) * (ROWS + 2)
-    taps = 3 * window * into * out
+    seen, many = frames + 2, (frames + 2) * (ROWS + 2)
+    taps = 3 * many * into * out
     suits = frames in POINTS and width >= LEAST_WIDTH and min(into, out) >= LEAST_CHANNELS
     if not suits or taps > MOST_TAPS * frames * height * width * into:
         return 0
-    strips = (width + 2) * (3 * window * into + (window + frames * (2 * ROWS + 3)) * out)
-    return taps + 27 * into * out + strips
+    strips = strips_at_once(height, width)
+    inputs = 2 * seen * (strips * ROWS + 2) + strips * many
+    return taps + (width + 2) * (inputs * into + strips * (many + frames * (2 * ROWS + 3)) * out)
+
+
+def strips_at_once(height: int, width: int) -> int:
+    """How often four rows are worked on together."""
+    return min(-(-LEAST_PIXELS // width), -(-height // ROWS))
 
 
 def pays(x_BCTHW: Tensor, weight_OI333: Tensor) -> bool:
@@ -79,7 +87,7 @@ def conv3d(
 ) -> Tensor:
     """``F.conv3d(torch.cat([past, filled x], 2), weight, bias, padding=(0, 1, 1))`` for 2 or 4 frames.
 
-    Four rows at a time, so that of what is in between only a little exists, in the processor's cache.
+    A few rows at a time, so that of what is in between only a little exists, in the processor's cache.
 
     Args:
         past_BC2HW: the two frames before, as they were filled; it becomes the last two filled frames.
@@ -92,21 +100,24 @@ def conv3d(
     frames, height, width = x_BCTHW.shape[2:]
     channels, made = weight_OI333.shape[1], len(weight_OI333)
     seen, window, new = frames + 2, ROWS + 2, x_BCTHW.new_empty
-    many = seen * window
+    many, strips, wide = seen * window, strips_at_once(height, width), width + 2
+    step = strips * ROWS
     into, taps, out = (sums.to(x_BCTHW.dtype) for sums in minimal(frames))
     into_rows, row_taps, out_rows = (sums.to(x_BCTHW.dtype) for sums in minimal(ROWS))
     into_rows = into_rows.expand(seen, -1, -1)
     out_rows = torch.cat((out_rows, torch.ones_like(out_rows[:, :1])), dim=1).expand(frames, -1, -1)  # and the bias
-    kernels = torch.kron(taps, row_taps) @ weight_OI333.permute(2, 3, 4, 1, 0).flatten(0, 1).flatten(1)
-    kernels = kernels.view(many, 3, channels, made)
-    run, timed = new(2, seen, window, width + 2, channels).zero_()  # beyond the picture's edges are zeros
-    sums, products = new(many, width + 2, channels), new(many, width, made)
-    rows, values = new(frames, window + 1, width * made), new(frames, ROWS, width, made)
-    rows[:, -1] = bias_O.repeat(width)
+    taps, weight = torch.kron(taps, row_taps), weight_OI333.reshape(-1, 27).T
+    kernels = [torch.kron(taps, one) @ weight for one in torch.eye(3, dtype=taps.dtype).split(1)]
+    kernels = [one.view(many, made, channels).transpose(1, 2) for one in kernels]
+    run, timed = new(2, seen, step + 2, wide, channels).zero_()  # beyond the picture's edges are zeros
+    used = strips * wide - 2  # two between strips are of no use, but go along
+    sums, products = new(seen, window, strips * wide, channels), new(many, used, made)
+    rows, values = new(frames, window + 1, used * made), new(frames, ROWS, used, made)
+    rows[:, -1] = bias_O.repeat(used)
 
     def take(clip: int, first: int, at: int) -> None:
         """Filled rows of the picture from ``first`` on, into the window from ``at`` to its end."""
-        there = slice(first, min(height, first + window - at))
+        there = slice(first, min(height, first + step + 2 - at))
         here = run[:, at : at + max(0, there.stop - first), 1:-1]
         run[:, at + here.shape[1] :].zero_()
         if here.shape[1]:
@@ -117,17 +128,19 @@ def conv3d(
     x, past, result = (tensor.movedim(1, -1) for tensor in (x_BCTHW, past_BC2HW, out_BOTHW))
     for clip in range(len(x)):
         run.zero_()
-        take(clip, 0, at=window - 1)
-        for top in range(0, height, ROWS):
-            run[:, :2] = run[:, ROWS:]
+        take(clip, 0, at=step + 1)
+        for top in range(0, height, step):
+            run[:, :2] = run[:, step:]
             take(clip, top + 1, at=2)
             torch.mm(into, run.flatten(1), out=timed.flatten(1))
-            torch.bmm(into_rows, timed.flatten(2), out=sums.view(seen, window, -1))
-            torch.bmm(sums[:, :width], kernels[:, 0], out=products)
-            for tap in (1, 2):
-                products.baddbmm_(sums[:, tap : tap + width], kernels[:, tap])
+            for strip in range(strips):
+                of_rows = slice(strip * ROWS, strip * ROWS + window), slice(strip * wide, (strip + 1) * wide)
+                torch.bmm(into_rows, timed[:, of_rows[0]].flatten(2), out=sums[:, :, of_rows[1]].flatten(2))
+            for tap, kernel in enumerate(kernels):
+                products.baddbmm_(sums.flatten(0, 1)[:, tap : tap + used], kernel, beta=min(tap, 1))
             torch.mm(out, products.view(seen, -1), out=rows[:, :-1].flatten(1))
             torch.bmm(out_rows, rows, out=values.flatten(2))
-            place = result[clip, :, top : top + ROWS]
-            place.copy_(values[:, : place.shape[1]])
+            for strip in range(strips):
+                place = result[clip, :, top + strip * ROWS : min(height, top + (strip + 1) * ROWS)]
+                place.copy_(values[:, : place.shape[1], strip * wide : strip * wide + width])
     return out_BOTHW

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..conditioning.known_frames import LATENT_LAYOUT
 from ..errors import CapacityError, InputError, MismatchError, gigabytes
 from ..grid import check_amount, latent_frames, pixel_frames
 from ..models.tae import WanTAE
-from ..models.vae import WanVAE, regroup
+from ..models.vae import LATENTS_AT_ONCE, WanVAE, regroup
 from ..models.vae_parts import ConvCache
 from ..runtime.finite import check_finite
 from ..runtime.ports import CPU, Ports
@@ -63,21 +63,18 @@ def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports, split: Spl
         split: how the picture is cut; None: as memory allows.
 
     Yields:
-        ``[B, n, H, W, 3]`` float32 on the CPU in 0..1. A whole picture: 1 frame, then 4 for each further latent
-        frame; in parts: those of up to ``WINDOW`` latent frames.
+        ``[B, n, H, W, 3]`` float32 on the CPU in 0..1: the first frame, then those of ``LATENTS_AT_ONCE`` latent
+        frames, 4 each; in parts those of up to ``WINDOW`` together.
     """
     latent = _clips(vae, latent_BCTHW)
-    batch, _, frames, height, width = latent.shape
+    batch, _, _, height, width = latent.shape
     if vae.is_tiny:
         ports.notify(vae.approximate)
     if vae.normalised:
         latent = vae.spec.normalise(latent)
 
     def work(module: WanVAE | WanTAE, split: Split, given: int) -> Iterator[Tensor]:
-        done, total = 0, frames * len(split.boxes)
         for window, video in _decoded(vae, module, latent, split, ports):
-            done += len(window) * len(split.boxes)
-            ports.progress(done, total, None)
             if window.stop > given:
                 old = [pixel_frames(n, vae.spec.stride_t) if n else 0 for n in (window.start, given)]
                 yield window.stop - given, video[:, max(0, old[1] - old[0]) :]
@@ -90,28 +87,31 @@ def _decoded(vae: VaeHandle, module: WanVAE | WanTAE, latent: Tensor, split: Spl
     """Windows of latent frames, and their pictures."""
     batch, _, frames, height, width = latent.shape
     device, stride = vae.weights.where, vae.spec.stride_hw
-    joined, caches = {}, [{} for _ in split.boxes]
-    length = 1 if len(split.boxes) == 1 else WINDOW
-    for window in (range(start, min(start + length, frames)) for start in range(0, frames, length)):
-        features = []
-        for index in window:
+    joined, caches, finished = {}, [{} for _ in split.boxes], 0
+    runs = [slice(0, 1)] + [slice(i, min(i + LATENTS_AT_ONCE, frames)) for i in range(1, frames, LATENTS_AT_ONCE)]
+    length = 1 if len(split.boxes) == 1 else max(1, WINDOW // LATENTS_AT_ONCE)
+    for together in (runs[i : i + length] for i in range(0, len(runs), length)):
+        window, features = range(together[0].start, together[-1].stop), []
+        for run in together:
             ports.check_cancel()
-            features.append(module.decode_joined(latent[:, :, index : index + 1].to(device), joined))
+            features.append(module.decode_joined(latent[:, :, run].to(device), joined))
         count = pixel_frames(len(window), vae.spec.stride_t) if window.start == 0 else len(window) * vae.spec.stride_t
         out = torch.empty(batch, count, height * stride, width * stride, 3)
         for box, cache in zip(split.boxes, caches):
             _move(cache, device)
             pixels, done = box.times(stride), 0
-            for index, feature in zip(window, features):
-                ports.check_cancel()
-                video = module.decode_part(feature, cache, box)
+            videos = chain.from_iterable(module.decode_part(feature, cache, box) for feature in features)
+            for index, video in zip(window, videos, strict=True):
                 check_finite(video, f"VAE decode, latent frame {index + 1} of {frames}", vae.weights.name, NOT_FINITE)
                 video = video.float().clamp_(-1, 1).add_(1).div_(2).movedim(1, -1)
                 place = out[:, done : done + video.shape[1], pixels.rows.lo : pixels.rows.hi]
                 place[..., pixels.cols.lo : pixels.cols.hi, :] = video
                 done += video.shape[1]
+                finished += 1
+                ports.progress(finished, frames * len(split.boxes), None)
+                ports.check_cancel()
             _park(cache, split, last=window.stop == frames)
-        del features
+        del features, videos
         yield window, out
 
 

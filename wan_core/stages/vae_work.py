@@ -1,6 +1,6 @@
 """What a VAE's work costs, from its layers alone: arithmetic, and memory for a picture in parts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, singledispatch
 from itertools import pairwise, product
@@ -10,7 +10,7 @@ from torch import nn
 
 from ..configs import TaeConfig, VaeConfig
 from ..models.tae import Grow, MemBlock, WanTAE
-from ..models.vae import Head, WanVAE
+from ..models.vae import LATENTS_AT_ONCE, Head, WanVAE
 from ..models.vae_layers import (
     AttentionBlock,
     CausalConv3d,
@@ -20,7 +20,7 @@ from ..models.vae_layers import (
     UpLevel,
     Upsample,
 )
-from ..models.vae_parts import Box, Span, needs
+from ..models.vae_parts import Box, Span, at_once, needs
 from ..runtime import winograd
 
 MOST_PARTS = 16
@@ -28,8 +28,8 @@ MOST_PARTS = 16
 LEAST_SIDE = 4
 """Of a part, in latent pixels; below it nearly everything is done twice."""
 WINDOW = 24
-"""Latent frames for which one part of a picture is worked on before the next part: between two windows its cache goes
-home, and a window's frames wait in host memory until all its parts are there."""
+"""Latent frames, at most, for which one part of a picture is worked on before the next part: between two windows its
+cache goes home, and a window's frames wait in host memory until all its parts are there."""
 WORKSPACE = 1.15
 """What a library's convolutions take besides their inputs and outputs."""
 
@@ -64,7 +64,7 @@ class Split:
     bytes: int
     """Besides the weights, at most."""
     macs: int
-    """Of one later latent frame, all parts together."""
+    """Of one run of frames in the middle of a clip, all parts together."""
 
     @property
     def grid(self) -> str:
@@ -91,7 +91,7 @@ def _clip(direction: str, config: VaeConfig, frames: int, whole: Box) -> float:
         _joined(direction, config, whole, first).macs + _part(direction, config, whole, first).macs
         for first in (True, False)
     )
-    return 2.0 * (first + (frames - 1) * later)
+    return 2.0 * (first + (frames - 1) * later / (LATENTS_AT_ONCE if direction == "decode" else 1))
 
 
 @lru_cache(maxsize=16)
@@ -183,7 +183,7 @@ def in_parts(direction: str, config: VaeConfig, batch: int, rows: list[Span], co
 def _part(direction: str, config: VaeConfig, box: Box, first: bool) -> Cost:
     vae = _shapes(config)
     if direction == "decode":
-        layers, frames = vae.decoder.local, 1
+        layers, frames = vae.decoder.local, 1 if first else LATENTS_AT_ONCE
         want = box.times(config.stride_hw // config.patch)
     else:
         layers, frames, want = vae.encoder.local, 1 if first else config.stride_t, box
@@ -195,15 +195,27 @@ def _joined(direction: str, config: VaeConfig, whole: Box, first: bool) -> Cost:
     middle = vae.decoder.middle if direction == "decode" else vae.encoder.middle
     layers = [vae.decoder.conv1, *middle] if direction == "decode" else [*middle, vae.encoder.head]
     conv = vae.conv2 if direction == "decode" else vae.conv1
-    total = _cost(layers, [whole] * len(layers), 1, first)
-    return replace(total, macs=total.macs + whole.area * conv.in_channels * conv.out_channels)
+    frames = LATENTS_AT_ONCE if direction == "decode" and not first else 1
+    total = _cost(layers, [whole] * len(layers), frames, first)
+    return replace(total, macs=total.macs + frames * whole.area * conv.in_channels * conv.out_channels)
 
 
-def _cost(layers: Iterable[nn.Module], boxes: Iterable[Box], frames: int, first: bool) -> Cost:
+def _cost(layers: Sequence[nn.Module], boxes: Sequence[Box], frames: int, first: bool) -> Cost:
     total = Cost(frames=frames)
-    for layer, box in zip(layers, boxes):
+    for index, (layer, box) in enumerate(zip(layers, boxes)):
+        pieces = -(-total.frames // at_once(layer))
+        if pieces > 1:
+            rest = _cost(layers[index:], boxes[index:], at_once(layer), first)
+            waiting = total.frames * _channels(layer) * box.area
+            macs, frames = rest.macs * pieces, rest.frames * pieces
+            return total.then(replace(rest, macs=macs, frames=frames, peak=rest.peak + waiting))
         total = total.then(of(layer, box, total.frames, first))
     return total
+
+
+def _channels(layer: Upsample | UpLevel) -> int:
+    """That go in."""
+    return (layer.resample[1] if isinstance(layer, Upsample) else layer.layers[0].residual["2"]).in_channels
 
 
 @lru_cache(maxsize=8)

@@ -19,7 +19,7 @@ class LiveBytes(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         inputs = {id(one.untyped_storage()) for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)}
         for one in tree_leaves(out):
-            if isinstance(one, torch.Tensor) and id(one.untyped_storage()) not in inputs:
+            if isinstance(one, torch.Tensor) and not one.is_meta and id(one.untyped_storage()) not in inputs:
                 self._count(one.untyped_storage())
         if self.limit is not None and self.live > self.limit:
             del out, one

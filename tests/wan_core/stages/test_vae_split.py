@@ -104,14 +104,14 @@ def test_it_takes_parts_where_the_whole_does_not_fit_and_says_so(channels):
 def test_windows_join_without_a_trace(monkeypatch):
     """Between two windows every part's cache is put aside and comes back."""
     made = handle()
-    latent, clip = torch.randn(1, 16, 5, 2, 9), torch.rand(1, 17, 16, 72, 3)
+    latent, clip = torch.randn(1, 16, 11, 2, 9), torch.rand(1, 41, 16, 72, 3)
     want = vae.decode(made, latent, Ports()), vae.encode(made, clip, Ports())
-    monkeypatch.setattr(vae, "WINDOW", 2)
+    monkeypatch.setattr(vae, "WINDOW", 8)
     frames = list(vae.decode_stream(made, latent, Ports(), split_of(made, "decode", 2, 9, 1, 3)))
-    assert [run.shape[1] for run in frames] == [5, 8, 4]
+    assert [run.shape[1] for run in frames] == [1 + 24, 16]
     video = clip.movedim(-1, 1) * 2 - 1
-    mu = list(vae.encode_stream(made, [video], (1, 17, 16, 72), Ports(), split_of(made, "encode", 2, 9, 1, 3)))
-    assert len(mu) == 5
+    mu = list(vae.encode_stream(made, [video], (1, 41, 16, 72), Ports(), split_of(made, "encode", 2, 9, 1, 3)))
+    assert len(mu) == 11
     for got, whole in zip((torch.cat(frames, dim=1), torch.cat(mu, dim=2)), want):
         assert (got - whole).norm() <= 1e-6 * whole.norm()
 
@@ -165,7 +165,7 @@ def test_down_the_ladder_with_the_same_pixels_and_nothing_left(direction):
 def test_frames_that_were_given_are_not_given_again():
     """Memory runs out in the third run: the first two stand, the others come from smaller parts."""
     made, calls = handle(), []
-    latent = torch.randn(1, 16, 4, 3, 40)
+    latent = torch.randn(1, 16, 7, 3, 40)
     want = vae.decode(made, latent, Ports())
     whole = made.weights.module.decode_part
 
@@ -177,7 +177,7 @@ def test_frames_that_were_given_are_not_given_again():
 
     made.weights.module.decode_part = failing
     runs = list(vae.decode_stream(made, latent, Ports()))
-    assert [run.shape[1] for run in runs] == [1, 4, 8]
+    assert [run.shape[1] for run in runs] == [1, 8, 16]
     assert (torch.cat(runs, dim=1) - want).norm() <= 1e-6 * want.norm()
 
 
