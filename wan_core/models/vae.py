@@ -163,7 +163,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One latent frame -> (patched) pixels of its frames."""
+    """Latent frames -> (patched) pixels of their frames."""
 
     def __init__(self, config: VaeConfig):
         super().__init__()

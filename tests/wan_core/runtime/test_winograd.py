@@ -37,7 +37,9 @@ def test_the_sums_are_the_three_taps(count):
 
 @pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 8, 13])
 @pytest.mark.parametrize("frames", winograd.POINTS)
-def test_it_is_the_convolution(frames, height):
+@pytest.mark.parametrize("strips", [1, 2, 3, 9])
+def test_it_is_the_convolution(strips, frames, height, monkeypatch):
+    monkeypatch.setattr(winograd, "LEAST_PIXELS", strips * WIDTH)
     into, out = 40, 36
     past, x = picture(2, into, 2, height), picture(2, into, frames, height)
     weight, bias = torch.randn(out, into, 3, 3, 3) / 30, torch.randn(out)
@@ -51,7 +53,9 @@ def test_it_is_the_convolution(frames, height):
     assert torch.equal(past, run[:, :, -2:].float())
 
 
-def test_it_may_be_written_over_what_goes_in():
+@pytest.mark.parametrize("strips", [1, 2, 9])
+def test_it_may_be_written_over_what_goes_in(strips, monkeypatch):
+    monkeypatch.setattr(winograd, "LEAST_PIXELS", strips * WIDTH)
     x, weight, bias = picture(1, 32, 4), torch.randn(32, 32, 3, 3, 3) / 30, torch.randn(32)
     past = [picture(1, 32, 2)] * 2
     apart = winograd.conv3d(past[0].clone(), x, weight, bias, doubled, torch.empty_like(x))
