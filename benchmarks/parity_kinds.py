@@ -15,8 +15,8 @@ from wan_core.models.clip_vision import ClipVision, preprocess
 from wan_core.models.dit import Inputs, VaceControl
 from wan_core.models.rope import rope_angles, rope_table, rotate, sinusoid
 from wan_core.models.umt5 import Umt5Encoder
-from wan_core.models.vae import WanVAE, patchify, regroup
-from wan_core.models.vae_parts import ConvCache
+from wan_core.models.vae import WanVAE, regroup
+from wan_core.models.vae_parts import Box, ConvCache
 from wan_core.stages.vace import make_context
 from wan_core.variants import LatentSpec
 from wan_core.weights.checkpoint import Checkpoint
@@ -80,8 +80,9 @@ def judge_vae(golden: Golden) -> Results:
 def _moments(model: WanVAE, video: Tensor) -> Tensor:
     """What the encoder gives before the variance is dropped."""
     cache: ConvCache = {}
-    runs = regroup([patchify(video, model.config.patch)], 1, model.config.stride_t)
-    return torch.cat([model.conv1(model.encoder(run, cache)) for run in runs], dim=2)
+    box = Box.whole(*(side // model.config.stride_hw for side in video.shape[-2:]))
+    features = (model.encode_part(run, cache, box) for run in regroup([video], 1, model.config.stride_t))
+    return torch.cat([model.conv1(model.encoder.joined(one, cache)) for one in features], dim=2)
 
 
 def judge_umt5(golden: Golden) -> Results:

@@ -88,7 +88,7 @@ class VAEDecode(io.ComfyNode):
             node_id="WanCoreVAEDecode",
             display_name="Wan Core VAE Decode",
             category="Wan Core/4 decode",
-            description="Decodes the video two latent frames at a time. Connect fps to Create Video.",
+            description="Decodes the video a few frames at a time. Connect fps to Create Video.",
             inputs=[io.Latent.Input("samples"), io.Vae.Input("vae")],
             outputs=[
                 io.Image.Output(display_name="images"),

@@ -34,7 +34,7 @@ from .vae_parts import Box, ConvCache, Span, needs, run_local
 
 LATENTS_AT_ONCE = 2
 """Frames of a latent, after a clip's first, that are decoded together: a CPU convolves the small pictures of the first
-layers faster so, and the layers after them take no more at once than for one."""
+layers faster so. The layers after them take no more at once than for one, but the rest of the run waits."""
 
 
 class WanVAE(nn.Module):
@@ -62,11 +62,10 @@ class WanVAE(nn.Module):
         Yields:
             mu ``[B, z, 1, h, w]``, not normalised.
         """
-        local: ConvCache = {}
-        joined: ConvCache = {}
+        cache: ConvCache = {}
         for run in regroup(frames, 1, self.config.stride_t):
             box = Box.whole(*(side // self.config.stride_hw for side in run.shape[-2:]))
-            yield self.encode_joined(self.encode_part(run, local, box), joined)
+            yield self.encode_joined(self.encode_part(run, cache, box), cache)
 
     def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
         """Latent frames -> frames.
@@ -77,10 +76,9 @@ class WanVAE(nn.Module):
         Yields:
             ``[B, 3, n, H, W]`` in about [-1, 1], not clamped; ``n`` is 1 for the first latent frame, 4 for the others.
         """
-        joined: ConvCache = {}
-        local: ConvCache = {}
-        for run in regroup(latents, 1, 1):
-            yield from self.decode_part(self.decode_joined(run, joined), local, Box.whole(*run.shape[-2:]))
+        cache: ConvCache = {}
+        for run in regroup(latents, 1, LATENTS_AT_ONCE, keep_rest=True):
+            yield from self.decode_part(self.decode_joined(run, cache), cache, Box.whole(*run.shape[-2:]))
 
     def encode(self, x_B3THW: Tensor) -> Tensor:
         """A whole clip in [-1, 1] -> mu ``[B, z, (T - 1) // 4 + 1, h, w]``; see :meth:`encode_stream`."""
@@ -227,10 +225,11 @@ def unpatchify(x: Tensor, patch: int) -> Tensor:
     return rearrange(x, "b (c j i) t h w -> b c t (h i) (w j)", i=patch, j=patch)
 
 
-def regroup(pieces: Iterable[Tensor], first: int, rest: int) -> Iterator[Tensor]:
-    """Cut pieces of any length (dim 2) into runs of ``first``, ``rest``, ``rest`` ... frames; drops what is left over.
+def regroup(pieces: Iterable[Tensor], first: int, rest: int, keep_rest: bool = False) -> Iterator[Tensor]:
+    """Cut pieces of any length (dim 2) into runs of ``first``, ``rest``, ``rest`` ... frames.
 
-    A run shares no memory with the pieces, so that a stream keeps no piece alive.
+    What is left over is dropped, or with ``keep_rest`` a shorter last run. A run shares no memory with the pieces, so
+    that a stream keeps no piece alive.
     """
     held: list[Tensor] = []
     need = first
@@ -246,3 +245,5 @@ def regroup(pieces: Iterable[Tensor], first: int, rest: int) -> Iterator[Tensor]
         if start < piece.shape[2]:
             held.append(piece[:, :, start:].clone())
             need -= piece.shape[2] - start
+    if held and keep_rest:
+        yield torch.cat(held, dim=2)

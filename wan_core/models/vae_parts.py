@@ -15,7 +15,8 @@ ConvCache = dict[nn.Module, Tensor]
 
 
 FRAMES = 4
-"""That leave a layer at once: a longer run is worked on in pieces."""
+"""That leave a layer at most: of a longer run the layers take pieces. It is what the VAEs make of a latent frame, so
+that what comes out at last is one latent frame's."""
 
 
 @dataclass(frozen=True)

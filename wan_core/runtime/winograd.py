@@ -10,7 +10,8 @@ points Barabasz et al., arXiv 1803.10986.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -27,8 +28,8 @@ LEAST_WIDTH = 32
 LEAST_PIXELS = 256
 """Of the rows that are worked on at once: all sums of taps are read for them."""
 MOST_TAPS = 14
-"""Sums of taps by what goes in: they are made at each call, and of a small picture they would be most of the work and
-of the memory."""
+"""Sums of taps by what goes in: they are made at each call, and beyond it that takes longer than the products that they
+save (384 channels at 32x32 gain by it, at 16x16 they lose; two cores with AVX2)."""
 
 
 @lru_cache
@@ -52,17 +53,25 @@ def room(frames: int, height: int, width: int, into: int, out: int) -> int:
     convolved plainly, whatever the device."""
     seen, many = frames + 2, (frames + 2) * (ROWS + 2)
     taps = 3 * many * into * out
+    held = taps // (3 * seen) if is_one_go(height, width) else taps
     suits = frames in POINTS and width >= LEAST_WIDTH and min(into, out) >= LEAST_CHANNELS
     if not suits or taps > MOST_TAPS * frames * height * width * into:
         return 0
     strips = strips_at_once(height, width)
     inputs = 2 * seen * (strips * ROWS + 2) + strips * many
-    return taps + (width + 2) * (inputs * into + strips * (many + frames * (2 * ROWS + 3)) * out)
+    return held + (width + 2) * (inputs * into + strips * (many + frames * (2 * ROWS + 3)) * out)
 
 
 def strips_at_once(height: int, width: int) -> int:
-    """How often four rows are worked on together."""
-    return min(-(-LEAST_PIXELS // width), -(-height // ROWS))
+    """How often four rows are worked on together; half as often at most where fewer would be beyond the picture."""
+    all_of_them = -(-height // ROWS)
+    most = min(-(-LEAST_PIXELS // width), all_of_them)
+    return min(range(most, most // 2, -1), key=lambda count: -(-all_of_them // count) * count)
+
+
+def is_one_go(height: int, width: int) -> bool:
+    """Whether all rows are worked on together: then sums of taps are used once, and need not be kept."""
+    return strips_at_once(height, width) * ROWS >= height
 
 
 def pays(x_BCTHW: Tensor, weight_OI333: Tensor) -> bool:
@@ -100,18 +109,24 @@ def conv3d(
     frames, height, width = x_BCTHW.shape[2:]
     channels, made = weight_OI333.shape[1], len(weight_OI333)
     seen, window, new = frames + 2, ROWS + 2, x_BCTHW.new_empty
-    many, strips, wide = seen * window, strips_at_once(height, width), width + 2
+    strips, wide = strips_at_once(height, width), width + 2
     step = strips * ROWS
     into, taps, out = (sums.to(x_BCTHW.dtype) for sums in minimal(frames))
     into_rows, row_taps, out_rows = (sums.to(x_BCTHW.dtype) for sums in minimal(ROWS))
     into_rows = into_rows.expand(seen, -1, -1)
     out_rows = torch.cat((out_rows, torch.ones_like(out_rows[:, :1])), dim=1).expand(frames, -1, -1)  # and the bias
-    taps, weight = torch.kron(taps, row_taps), weight_OI333.reshape(-1, 27).T
-    kernels = [torch.kron(taps, one) @ weight for one in torch.eye(3, dtype=taps.dtype).split(1)]
-    kernels = [one.view(many, made, channels).transpose(1, 2) for one in kernels]
+    weight, columns = weight_OI333.reshape(-1, 27).T, torch.eye(3, dtype=taps.dtype).split(1)
+
+    def kernel(time: int, column: int) -> Tensor:
+        """Sums of taps for one of the sums over frames, all of those over rows and one column."""
+        of_all = torch.kron(torch.kron(taps[time : time + 1], row_taps), columns[column])
+        return (of_all @ weight).view(window, made, channels).transpose(1, 2)
+
+    if not is_one_go(height, width):
+        kernel = cache(kernel)
     run, timed = new(2, seen, step + 2, wide, channels).zero_()  # beyond the picture's edges are zeros
     used = strips * wide - 2  # two between strips are of no use, but go along
-    sums, products = new(seen, window, strips * wide, channels), new(many, used, made)
+    sums, products = new(seen, window, strips * wide, channels), new(seen, window, used, made)
     rows, values = new(frames, window + 1, used * made), new(frames, ROWS, used, made)
     rows[:, -1] = bias_O.repeat(used)
 
@@ -136,9 +151,10 @@ def conv3d(
             for strip in range(strips):
                 of_rows = slice(strip * ROWS, strip * ROWS + window), slice(strip * wide, (strip + 1) * wide)
                 torch.bmm(into_rows, timed[:, of_rows[0]].flatten(2), out=sums[:, :, of_rows[1]].flatten(2))
-            for tap, kernel in enumerate(kernels):
-                products.baddbmm_(sums.flatten(0, 1)[:, tap : tap + used], kernel, beta=min(tap, 1))
-            torch.mm(out, products.view(seen, -1), out=rows[:, :-1].flatten(1))
+            for time, column in product(range(seen), range(3)):
+                there = sums[time, :, column : column + used]
+                products[time].baddbmm_(there, kernel(time, column), beta=min(column, 1))
+            torch.mm(out, products.flatten(1), out=rows[:, :-1].flatten(1))
             torch.bmm(out_rows, rows, out=values.flatten(2))
             for strip in range(strips):
                 place = result[clip, :, top + strip * ROWS : min(height, top + (strip + 1) * ROWS)]

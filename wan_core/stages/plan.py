@@ -295,7 +295,7 @@ def _lora_bytes(loras: Sequence[AddedLora], side: str, places: Mapping[str, int]
 
 
 def _vae(direction: str, vae: VaeHandle, start: sample.StartLatent, machine: Machine, times: int = 1) -> StagePlan:
-    """Weights whole on the device, and one latent frame after another, whole or in parts; ``times`` clips."""
+    """Weights whole on the device, and latent frames after one another, whole or in parts; ``times`` clips."""
     batch, _, frames, height, width = start.samples.shape
     weights = vae.weights
     rates = machine.rates_of(weights.device, weights.compute_dtype)

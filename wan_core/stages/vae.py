@@ -88,13 +88,14 @@ def _decoded(vae: VaeHandle, module: WanVAE | WanTAE, latent: Tensor, split: Spl
     batch, _, frames, height, width = latent.shape
     device, stride = vae.weights.where, vae.spec.stride_hw
     joined, caches, finished = {}, [{} for _ in split.boxes], 0
-    runs = [slice(0, 1)] + [slice(i, min(i + LATENTS_AT_ONCE, frames)) for i in range(1, frames, LATENTS_AT_ONCE)]
+    runs, window = regroup([latent], 1, LATENTS_AT_ONCE, keep_rest=True), range(0)
     length = 1 if len(split.boxes) == 1 else max(1, WINDOW // LATENTS_AT_ONCE)
-    for together in (runs[i : i + length] for i in range(0, len(runs), length)):
-        window, features = range(together[0].start, together[-1].stop), []
-        for run in together:
+    while window.stop < frames:
+        features = []
+        for run in islice(runs, length):
             ports.check_cancel()
-            features.append(module.decode_joined(latent[:, :, run].to(device), joined))
+            features.append(module.decode_joined(run.to(device), joined))
+        window = range(window.stop, window.stop + sum(one.shape[2] for one in features))
         count = pixel_frames(len(window), vae.spec.stride_t) if window.start == 0 else len(window) * vae.spec.stride_t
         out = torch.empty(batch, count, height * stride, width * stride, 3)
         for box, cache in zip(split.boxes, caches):

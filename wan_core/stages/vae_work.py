@@ -64,7 +64,7 @@ class Split:
     bytes: int
     """Besides the weights, at most."""
     macs: int
-    """Of one run of frames in the middle of a clip, all parts together."""
+    """Of one later latent frame, all parts together."""
 
     @property
     def grid(self) -> str:
@@ -91,7 +91,12 @@ def _clip(direction: str, config: VaeConfig, frames: int, whole: Box) -> float:
         _joined(direction, config, whole, first).macs + _part(direction, config, whole, first).macs
         for first in (True, False)
     )
-    return 2.0 * (first + (frames - 1) * later / (LATENTS_AT_ONCE if direction == "decode" else 1))
+    return 2.0 * (first + (frames - 1) * later / _latents(direction, False))
+
+
+def _latents(direction: str, first: bool) -> int:
+    """Latent frames that a run is of."""
+    return LATENTS_AT_ONCE if direction == "decode" and not first else 1
 
 
 @lru_cache(maxsize=16)
@@ -176,14 +181,14 @@ def in_parts(direction: str, config: VaeConfig, batch: int, rows: list[Span], co
     return Split(
         boxes=boxes,
         bytes=int(batch * itemsize * WORKSPACE * values),
-        macs=joined.macs + sum(cost.macs for cost in costs),
+        macs=(joined.macs + sum(cost.macs for cost in costs)) // _latents(direction, False),
     )
 
 
 def _part(direction: str, config: VaeConfig, box: Box, first: bool) -> Cost:
     vae = _shapes(config)
     if direction == "decode":
-        layers, frames = vae.decoder.local, 1 if first else LATENTS_AT_ONCE
+        layers, frames = vae.decoder.local, _latents(direction, first)
         want = box.times(config.stride_hw // config.patch)
     else:
         layers, frames, want = vae.encoder.local, 1 if first else config.stride_t, box
@@ -195,7 +200,7 @@ def _joined(direction: str, config: VaeConfig, whole: Box, first: bool) -> Cost:
     middle = vae.decoder.middle if direction == "decode" else vae.encoder.middle
     layers = [vae.decoder.conv1, *middle] if direction == "decode" else [*middle, vae.encoder.head]
     conv = vae.conv2 if direction == "decode" else vae.conv1
-    frames = LATENTS_AT_ONCE if direction == "decode" and not first else 1
+    frames = _latents(direction, first)
     total = _cost(layers, [whole] * len(layers), frames, first)
     return replace(total, macs=total.macs + frames * whole.area * conv.in_channels * conv.out_channels)
 

@@ -76,8 +76,7 @@ def test_the_halo_follows_from_the_layers(config):
 def decode_in_parts(vae: WanVAE, latent: torch.Tensor, down: int, across: int) -> torch.Tensor:
     frames, height, width = latent.shape[2:]
     stride, cache = vae.config.stride_hw, {}
-    runs = latent.split([1, *[AT_ONCE] * ((frames - 1) // AT_ONCE), (frames - 1) % AT_ONCE], dim=2)
-    features = [vae.decode_joined(run, cache) for run in runs if run.shape[2]]
+    features = [vae.decode_joined(run, cache) for run in regroup([latent], 1, AT_ONCE, keep_rest=True)]
     got = torch.full((1, 3, 4 * frames - 3, height * stride, width * stride), float("nan"))
     for rows in cut(height, down):
         for cols in cut(width, across):

@@ -80,6 +80,14 @@ def test_a_stream_is_the_same_with_it_and_without(frames, monkeypatch):
         assert ((one - other).norm() / other.norm()).item() < 3e-6
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "strips"), [(128, 128, 2), (60, 40, 5), (36, 32, 5), (104, 60, 3), (5, 999, 1)]
+)
+def test_few_rows_are_beyond_the_picture(height, width, strips):
+    assert winograd.strips_at_once(height, width) == strips
+    assert -(-height // (4 * strips)) * 4 * strips <= 1.12 * height + 4
+
+
 def test_what_it_is_not_for():
     weight = torch.randn(32, 32, 3, 3, 3)
     assert winograd.pays(picture(1, 32, 4), weight)

@@ -31,15 +31,17 @@ def test_a_decode_into_a_file_is_the_decode_in_memory(tmp_path):
 
 
 def test_frames_are_decoded_as_they_are_written(tmp_path):
-    """The encoder takes each frame before the next latent frame is decoded."""
+    """The encoder takes each frame before the next run of latent frames is decoded."""
     seen = []
     ports = Ports(progress=lambda done, total, x0: seen.append(done))
     frames = video_file.decoded_frames(tiny.vae(), torch.randn(1, 16, 5, 2, 2), ports)
     next(frames)
     assert seen == [1]
-    for _ in range(4):
+    for _ in range(8):
         next(frames)
-    assert seen == [1, 2]
+        assert seen == [1, 2, 3]
+    next(frames)
+    assert seen == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
