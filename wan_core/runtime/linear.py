@@ -15,8 +15,12 @@ FEW_ROWS = 256
 
 
 def _cpu_linear() -> Callable | None:
-    """oneDNN's linear layer with what follows it fused in (bias, GELU), where this PyTorch has it."""
+    """oneDNN's linear layer with what follows it fused in (bias, GELU), where this PyTorch has it and the CPU has
+    instructions for bfloat16 in it: on others (AVX2) oneDNN refuses such a layer."""
     if not torch.backends.mkldnn.is_available():
+        return None
+    takes_bf16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    if takes_bf16 is None or not takes_bf16():
         return None
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 

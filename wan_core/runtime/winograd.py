@@ -2,8 +2,9 @@
 
 ``m`` values that come out of 3 taps take ``m + 2`` multiplications instead of ``3 m``: sums of what goes in are
 multiplied with sums of taps, and sums of the products are what comes out. Four frames by four rows so take a quarter of
-the work. What is left to convolve goes along the columns. float32 results are about 1e-6 off (by norm, from float64),
-plain ones half as much; in narrower types it would be too much.
+the work. What is left are convolutions along the columns, which PyTorch does: its convolutions use all of a CPU, its
+matrix products half of an AMD one (500 against 215 GFLOP/s on two cores with AVX-512). float32 results are about 1e-6
+off (by norm, from float64), plain ones half as much; in narrower types it would be too much.
 
 Source: Winograd, "Arithmetic Complexity of Computations" (1980); Lavin and Gray, arXiv 1509.09308; for the choice of
 points Barabasz et al., arXiv 1803.10986.
@@ -11,9 +12,9 @@ points Barabasz et al., arXiv 1803.10986.
 
 from collections.abc import Callable
 from functools import cache, lru_cache
-from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
@@ -25,11 +26,12 @@ LEAST_CHANNELS = 32
 """Below it the sums cost more than the products that they save."""
 LEAST_WIDTH = 32
 """Below it the columns beyond both edges are too much of the work."""
-LEAST_PIXELS = 256
-"""Of the rows that are worked on at once: all sums of taps are read for them."""
+VALUES = 96 * 1024
+"""Pixels by channels of the sums that are convolved at once. Fewer are too little work for a call, more leave the
+processor's cache."""
 MOST_TAPS = 14
 """Sums of taps by what goes in: they are made at each call, and beyond it that takes longer than the products that they
-save (384 channels at 32x32 gain by it, at 16x16 they lose; two cores with AVX2)."""
+save (384 channels at 32x32 gain by it, at 16x16 they lose; two cores with AVX-512 and with AVX2)."""
 
 
 @lru_cache
@@ -51,27 +53,23 @@ def minimal(count: int) -> tuple[Tensor, Tensor, Tensor]:
 def room(frames: int, height: int, width: int, into: int, out: int) -> int:
     """Values that :func:`conv3d` holds besides what goes in and what comes out; 0 where a picture of that size is
     convolved plainly, whatever the device."""
-    seen, many = frames + 2, (frames + 2) * (ROWS + 2)
-    taps = 3 * many * into * out
-    held = taps // (3 * seen) if is_one_go(height, width) else taps
+    seen, window = frames + 2, ROWS + 2
+    taps = 3 * seen * window * into * out
     suits = frames in POINTS and width >= LEAST_WIDTH and min(into, out) >= LEAST_CHANNELS
     if not suits or taps > MOST_TAPS * frames * height * width * into:
         return 0
-    strips = strips_at_once(height, width)
-    inputs = 2 * seen * (strips * ROWS + 2) + strips * many
-    return held + (width + 2) * (inputs * into + strips * (many + frames * (2 * ROWS + 3)) * out)
+    strips = strips_at_once(height, width, max(into, out))
+    step, wide = strips * ROWS, width + 2
+    rows = seen * ((step + 2) * wide * into + max((step + 2) * wide * into, step * width * out))
+    sums = window * strips * (wide * into + width * out) + strips * width * out
+    return rows + sums + (taps // seen if step >= height else taps)
 
 
-def strips_at_once(height: int, width: int) -> int:
+def strips_at_once(height: int, width: int, channels: int) -> int:
     """How often four rows are worked on together; half as often at most where fewer would be beyond the picture."""
     all_of_them = -(-height // ROWS)
-    most = min(-(-LEAST_PIXELS // width), all_of_them)
+    most = min(-(-VALUES // (channels * width)), all_of_them)
     return min(range(most, most // 2, -1), key=lambda count: -(-all_of_them // count) * count)
-
-
-def is_one_go(height: int, width: int) -> bool:
-    """Whether all rows are worked on together: then sums of taps are used once, and need not be kept."""
-    return strips_at_once(height, width) * ROWS >= height
 
 
 def pays(x_BCTHW: Tensor, weight_OI333: Tensor) -> bool:
@@ -96,39 +94,38 @@ def conv3d(
 ) -> Tensor:
     """``F.conv3d(torch.cat([past, filled x], 2), weight, bias, padding=(0, 1, 1))`` for 2 or 4 frames.
 
-    A few rows at a time, so that of what is in between only a little exists, in the processor's cache.
+    Some rows at a time, so that of what is in between only a little exists.
 
     Args:
         past_BC2HW: the two frames before, as they were filled; it becomes the last two filled frames.
         fill: ``fill(out, x)`` writes what is convolved, of some rows of ``x``. Both are ``[1, C, T, rows, W]``.
-        out_BOTHW: room for what comes out; it may be ``x`` itself. As all others its channels are last in memory.
+        out_BOTHW: room for what comes out, without gaps; it may be ``x`` itself. As all others its channels are last
+            in memory.
 
     Returns:
         ``out``.
     """
     frames, height, width = x_BCTHW.shape[2:]
-    channels, made = weight_OI333.shape[1], len(weight_OI333)
-    seen, window, new = frames + 2, ROWS + 2, x_BCTHW.new_empty
-    strips, wide = strips_at_once(height, width), width + 2
+    made, channels = weight_OI333.shape[:2]
+    seen, window, wide, new = frames + 2, ROWS + 2, width + 2, x_BCTHW.new_empty
+    strips = strips_at_once(height, width, max(channels, made))
     step = strips * ROWS
     into, taps, out = (sums.to(x_BCTHW.dtype) for sums in minimal(frames))
     into_rows, row_taps, out_rows = (sums.to(x_BCTHW.dtype) for sums in minimal(ROWS))
-    into_rows = into_rows.expand(seen, -1, -1)
-    out_rows = torch.cat((out_rows, torch.ones_like(out_rows[:, :1])), dim=1).expand(frames, -1, -1)  # and the bias
-    weight, columns = weight_OI333.reshape(-1, 27).T, torch.eye(3, dtype=taps.dtype).split(1)
+    weight = weight_OI333.reshape(-1, 27).T
 
-    def kernel(time: int, column: int) -> Tensor:
-        """Sums of taps for one of the sums over frames, all of those over rows and one column."""
-        of_all = torch.kron(torch.kron(taps[time : time + 1], row_taps), columns[column])
-        return (of_all @ weight).view(window, made, channels).transpose(1, 2)
+    def kernels(time: int) -> Tensor:
+        """Sums of taps for one of the sums over frames: ``[n, O, I, 1, 3]`` for the ``n`` over rows."""
+        of_all = torch.kron(torch.kron(taps[time : time + 1], row_taps), torch.eye(3, dtype=taps.dtype))
+        return (of_all @ weight).view(window, 1, 3, made, channels).permute(0, 3, 4, 1, 2)
 
-    if not is_one_go(height, width):
-        kernel = cache(kernel)
-    run, timed = new(2, seen, step + 2, wide, channels).zero_()  # beyond the picture's edges are zeros
-    used = strips * wide - 2  # two between strips are of no use, but go along
-    sums, products = new(seen, window, strips * wide, channels), new(seen, window, used, made)
-    rows, values = new(frames, window + 1, used * made), new(frames, ROWS, used, made)
-    rows[:, -1] = bias_O.repeat(used)
+    if step < height:
+        kernels = cache(kernels)
+    run = new(seen, step + 2, wide, channels)
+    timed = new(seen, max((step + 2) * wide * channels, step * width * made))
+    rows = timed[:, : (step + 2) * wide * channels].view(run.shape)
+    products = timed[:, : step * width * made].view(seen, strips, ROWS, width * made)  # over the rows of their time
+    sums, convolved = new(window, strips, wide, channels), new(window, strips, width, made)
 
     def take(clip: int, first: int, at: int) -> None:
         """Filled rows of the picture from ``first`` on, into the window from ``at`` to its end."""
@@ -142,21 +139,22 @@ def conv3d(
 
     x, past, result = (tensor.movedim(1, -1) for tensor in (x_BCTHW, past_BC2HW, out_BOTHW))
     for clip in range(len(x)):
-        run.zero_()
+        run.zero_()  # as it is beyond the picture's edges
         take(clip, 0, at=step + 1)
         for top in range(0, height, step):
             run[:, :2] = run[:, step:]
             take(clip, top + 1, at=2)
-            torch.mm(into, run.flatten(1), out=timed.flatten(1))
-            for strip in range(strips):
-                of_rows = slice(strip * ROWS, strip * ROWS + window), slice(strip * wide, (strip + 1) * wide)
-                torch.bmm(into_rows, timed[:, of_rows[0]].flatten(2), out=sums[:, :, of_rows[1]].flatten(2))
-            for time, column in product(range(seen), range(3)):
-                there = sums[time, :, column : column + used]
-                products[time].baddbmm_(there, kernel(time, column), beta=min(column, 1))
-            torch.mm(out, products.flatten(1), out=rows[:, :-1].flatten(1))
-            torch.bmm(out_rows, rows, out=values.flatten(2))
-            for strip in range(strips):
-                place = result[clip, :, top + strip * ROWS : min(height, top + (strip + 1) * ROWS)]
-                place.copy_(values[:, : place.shape[1], strip * wide : strip * wide + width])
+            torch.mm(into, run.flatten(1), out=rows.flatten(1))
+            for time in range(seen):
+                for strip in range(strips):
+                    seen_rows = rows[time, strip * ROWS : strip * ROWS + window]
+                    torch.mm(into_rows, seen_rows.flatten(1), out=sums[:, strip].flatten(1))
+                for index, kernel in enumerate(kernels(time)):
+                    convolved[index] = F.conv2d(sums[index : index + 1].movedim(-1, 1), kernel)[0].movedim(0, -1)
+                for strip in range(strips):
+                    torch.mm(out_rows, convolved[:, strip].flatten(1), out=products[time, strip])
+            place = result[clip, :, top : top + step]
+            there = place.view(frames, -1)
+            torch.mm(out, products.flatten(1)[:, : there.shape[1]], out=there)
+            place.add_(bias_O)
     return out_BOTHW

@@ -79,6 +79,7 @@ def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports, split: Spl
                 old = [pixel_frames(n, vae.spec.stride_t) if n else 0 for n in (window.start, given)]
                 yield window.stop - given, video[:, max(0, old[1] - old[0]) :]
                 given = window.stop
+            del video  # here and below: what was handed over is not kept while the next is made
 
     return _laddered(vae, _choices(vae, "decode", batch, height, width), split, ports, work)
 
@@ -108,12 +109,14 @@ def _decoded(vae: VaeHandle, module: WanVAE | WanTAE, latent: Tensor, split: Spl
                 place = out[:, done : done + video.shape[1], pixels.rows.lo : pixels.rows.hi]
                 place[..., pixels.cols.lo : pixels.cols.hi, :] = video
                 done += video.shape[1]
+                del video, place
                 finished += 1
                 ports.progress(finished, frames * len(split.boxes), None)
                 ports.check_cancel()
             _park(cache, split, last=window.stop == frames)
         del features, videos
         yield window, out
+        del out
 
 
 def _move(cache: ConvCache, device: torch.device) -> None:
@@ -189,6 +192,7 @@ def decode(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports) -> Tensor:
     for run in decode_stream(vae, latent_BCTHW, ports):
         out[:, done : done + run.shape[1]] = run
         done += run.shape[1]
+        del run
     return out
 
 

@@ -39,8 +39,8 @@ def test_the_sums_are_the_three_taps(count):
 @pytest.mark.parametrize("frames", winograd.POINTS)
 @pytest.mark.parametrize("strips", [1, 2, 3, 9])
 def test_it_is_the_convolution(strips, frames, height, monkeypatch):
-    monkeypatch.setattr(winograd, "LEAST_PIXELS", strips * WIDTH)
     into, out = 40, 36
+    monkeypatch.setattr(winograd, "VALUES", strips * WIDTH * into)
     past, x = picture(2, into, 2, height), picture(2, into, frames, height)
     weight, bias = torch.randn(out, into, 3, 3, 3) / 30, torch.randn(out)
     run = torch.cat([past, 2 * x], dim=2).double()
@@ -55,7 +55,7 @@ def test_it_is_the_convolution(strips, frames, height, monkeypatch):
 
 @pytest.mark.parametrize("strips", [1, 2, 9])
 def test_it_may_be_written_over_what_goes_in(strips, monkeypatch):
-    monkeypatch.setattr(winograd, "LEAST_PIXELS", strips * WIDTH)
+    monkeypatch.setattr(winograd, "VALUES", strips * WIDTH * 32)
     x, weight, bias = picture(1, 32, 4), torch.randn(32, 32, 3, 3, 3) / 30, torch.randn(32)
     past = [picture(1, 32, 2)] * 2
     apart = winograd.conv3d(past[0].clone(), x, weight, bias, doubled, torch.empty_like(x))
@@ -81,10 +81,11 @@ def test_a_stream_is_the_same_with_it_and_without(frames, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "strips"), [(128, 128, 2), (60, 40, 5), (36, 32, 5), (104, 60, 3), (5, 999, 1)]
+    ("height", "width", "channels", "strips"),
+    [(128, 128, 96, 8), (60, 40, 384, 5), (36, 32, 384, 5), (104, 60, 192, 9), (480, 832, 96, 2), (5, 999, 384, 1)],
 )
-def test_few_rows_are_beyond_the_picture(height, width, strips):
-    assert winograd.strips_at_once(height, width) == strips
+def test_few_rows_are_beyond_the_picture(height, width, channels, strips):
+    assert winograd.strips_at_once(height, width, channels) == strips
     assert -(-height // (4 * strips)) * 4 * strips <= 1.12 * height + 4
 
 
