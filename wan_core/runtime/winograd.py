@@ -60,7 +60,7 @@ def room(frames: int, height: int, width: int, into: int, out: int) -> int:
         return 0
     strips = strips_at_once(height, width, max(into, out))
     step, wide = strips * ROWS, width + 2
-    rows = seen * ((step + 2) * wide * into + max((step + 2) * wide * into, step * width * out))
+    rows = seen * ((ROWS + 2) * wide * into + max((step + 2) * wide * into, step * width * out))
     sums = window * strips * (wide * into + width * out) + strips * width * out
     return rows + sums + (taps // seen if step >= height else taps)
 
@@ -121,30 +121,32 @@ def conv3d(
 
     if step < height:
         kernels = cache(kernels)
-    run = new(seen, step + 2, wide, channels)
+    run, edge = new(seen, ROWS, wide, channels).zero_(), new(seen, 2, wide, channels)  # zeros beyond left and right
     timed = new(seen, max((step + 2) * wide * channels, step * width * made))
-    rows = timed[:, : (step + 2) * wide * channels].view(run.shape)
+    rows = timed[:, : (step + 2) * wide * channels].view(seen, step + 2, wide, channels)
     products = timed[:, : step * width * made].view(seen, strips, ROWS, width * made)  # over the rows of their time
     sums, convolved = new(window, strips, wide, channels), new(window, strips, width, made)
 
     def take(clip: int, first: int, at: int) -> None:
-        """Filled rows of the picture from ``first`` on, into the window from ``at`` to its end."""
-        there = slice(first, min(height, first + step + 2 - at))
-        here = run[:, at : at + max(0, there.stop - first), 1:-1]
-        run[:, at + here.shape[1] :].zero_()
-        if here.shape[1]:
-            here[:2] = past[clip, :, there]
-            fill(here[2:].movedim(-1, 0)[None], x[clip, :, there].movedim(-1, 0)[None])
-            past[clip, :, there] = here[-2:]
+        """Rows of the picture from ``first`` on, filled and summed over the frames, into ``rows`` from ``at`` on."""
+        last = max(first, min(height, first + step + 2 - at))
+        for top in range(first, last, ROWS):
+            there = slice(top, min(last, top + ROWS))
+            here = run[:, : there.stop - top]
+            here[:2, :, 1:-1] = past[clip, :, there]
+            fill(here[2:, :, 1:-1].movedim(-1, 0)[None], x[clip, :, there].movedim(-1, 0)[None])
+            past[clip, :, there] = here[-2:, :, 1:-1]
+            torch.mm(into, here.flatten(1), out=rows[:, at + top - first :][:, : there.stop - top].flatten(1))
+        rows[:, at + last - first :] = 0  # beyond the picture
 
     x, past, result = (tensor.movedim(1, -1) for tensor in (x_BCTHW, past_BC2HW, out_BOTHW))
     for clip in range(len(x)):
-        run.zero_()  # as it is beyond the picture's edges
+        rows[:, step] = 0
         take(clip, 0, at=step + 1)
         for top in range(0, height, step):
-            run[:, :2] = run[:, step:]
+            rows[:, :2] = rows[:, step:] if top == 0 else edge
             take(clip, top + 1, at=2)
-            torch.mm(into, run.flatten(1), out=rows.flatten(1))
+            edge.copy_(rows[:, step:])
             for time in range(seen):
                 for strip in range(strips):
                     seen_rows = rows[time, strip * ROWS : strip * ROWS + window]
