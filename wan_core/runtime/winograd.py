@@ -112,11 +112,12 @@ def conv3d(
     step = strips * ROWS
     into, taps, out = (sums.to(x_BCTHW.dtype) for sums in minimal(frames))
     into_rows, row_taps, out_rows = (sums.to(x_BCTHW.dtype) for sums in minimal(ROWS))
-    weight = weight_OI333.reshape(-1, 27).T
+    out_rows = out_rows.expand(strips, -1, -1)
+    weight = weight_OI333.permute(2, 3, 4, 0, 1).reshape(9, -1)  # one row a tap over frames and rows
 
     def kernels(time: int) -> Tensor:
         """Sums of taps for one of the sums over frames: ``[n, O, I, 1, 3]`` for the ``n`` over rows."""
-        of_all = torch.kron(torch.kron(taps[time : time + 1], row_taps), torch.eye(3, dtype=taps.dtype))
+        of_all = torch.kron(taps[time : time + 1], row_taps)
         return (of_all @ weight).view(window, 1, 3, made, channels).permute(0, 3, 4, 1, 2)
 
     if step < height:
@@ -125,7 +126,7 @@ def conv3d(
     timed = new(seen, max((step + 2) * wide * channels, step * width * made))
     rows = timed[:, : (step + 2) * wide * channels].view(seen, step + 2, wide, channels)
     products = timed[:, : step * width * made].view(seen, strips, ROWS, width * made)  # over the rows of their time
-    sums, convolved = new(window, strips, wide, channels), new(window, strips, width, made)
+    sums, convolved = new(window, strips, wide, channels), new(strips, window, width, made)
 
     def take(clip: int, first: int, at: int) -> None:
         """Rows of the picture from ``first`` on, filled and summed over the frames, into ``rows`` from ``at`` on."""
@@ -152,11 +153,12 @@ def conv3d(
                     seen_rows = rows[time, strip * ROWS : strip * ROWS + window]
                     torch.mm(into_rows, seen_rows.flatten(1), out=sums[:, strip].flatten(1))
                 for index, kernel in enumerate(kernels(time)):
-                    convolved[index] = F.conv2d(sums[index : index + 1].movedim(-1, 1), kernel)[0].movedim(0, -1)
-                for strip in range(strips):
-                    torch.mm(out_rows, convolved[:, strip].flatten(1), out=products[time, strip])
-            place = result[clip, :, top : top + step]
-            there = place.view(frames, -1)
-            torch.mm(out, products.flatten(1)[:, : there.shape[1]], out=there)
-            place.add_(bias_O)
+                    columns = F.conv2d(sums[index : index + 1].movedim(-1, 1), kernel)
+                    convolved[:, index] = columns[0].movedim(0, -1)
+                torch.bmm(out_rows, convolved.flatten(2), out=products[time])
+            for strip in range(strips):
+                place = result[clip, :, top + strip * ROWS : top + (strip + 1) * ROWS]
+                there = place.view(frames, -1)
+                torch.mm(out, products[:, strip].flatten(1)[:, : there.shape[1]], out=there)
+                place.add_(bias_O)
     return out_BOTHW
