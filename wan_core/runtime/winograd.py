@@ -113,12 +113,13 @@ def conv3d(
     into, taps, out = (sums.to(x_BCTHW.dtype) for sums in minimal(frames))
     into_rows, row_taps, out_rows = (sums.to(x_BCTHW.dtype) for sums in minimal(ROWS))
     out_rows = out_rows.expand(strips, -1, -1)
-    weight = weight_OI333.permute(2, 3, 4, 0, 1).reshape(9, -1)  # one row a tap over frames and rows
+    weight = weight_OI333.permute(2, 3, 0, 4, 1).reshape(9, -1)  # one row a tap over frames and rows
 
     def kernels(time: int) -> Tensor:
-        """Sums of taps for one of the sums over frames: ``[n, O, I, 1, 3]`` for the ``n`` over rows."""
+        """Sums of taps for one of the sums over frames: ``[n, O, I, 1, 3]`` for the ``n`` over rows, ``I`` last in
+        memory."""
         of_all = torch.kron(taps[time : time + 1], row_taps)
-        return (of_all @ weight).view(window, 1, 3, made, channels).permute(0, 3, 4, 1, 2)
+        return (of_all @ weight).view(window, made, 1, 3, channels).movedim(-1, 2)
 
     if step < height:
         kernels = cache(kernels)
