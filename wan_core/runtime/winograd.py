@@ -62,7 +62,8 @@ def room(frames: int, height: int, width: int, into: int, out: int) -> int:
     step, wide = strips * ROWS, width + 2
     rows = seen * ((ROWS + 2) * wide * into + max((step + 2) * wide * into, step * width * out))
     sums = window * strips * (wide * into + width * out) + strips * width * out
-    return rows + sums + (taps // seen if step >= height else taps)
+    weights = 27 * into * out + (taps // seen if step >= height else taps)
+    return rows + sums + weights
 
 
 def strips_at_once(height: int, width: int, channels: int) -> int:
