@@ -52,7 +52,7 @@ class CausalConv3d(nn.Conv3d):
             return self._first_frame(x_BCTHW, cache, norm)
         if winograd.pays(x_BCTHW, self.weight):
             past, fill, out = self.past(x_BCTHW, cache), partial(_fill, norm=norm), x_BCTHW
-            if not over or self.out_channels != self.in_channels or not x_BCTHW.movedim(1, -1).is_contiguous():
+            if not over or self.out_channels != self.in_channels:
                 batch, _, *size = x_BCTHW.shape
                 out = pixels_last(batch, self.out_channels, *size, like=x_BCTHW)
             return winograd.conv3d(past, x_BCTHW, self.weight, self.bias, fill, out)

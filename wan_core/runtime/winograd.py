@@ -61,7 +61,7 @@ def room(frames: int, height: int, width: int, into: int, out: int) -> int:
     strips = strips_at_once(height, width, max(into, out))
     step, wide = strips * ROWS, width + 2
     rows = seen * ((ROWS + 2) * wide * into + max((step + 2) * wide * into, step * width * out))
-    sums = window * strips * (wide * into + width * out) + strips * width * out
+    sums = window * strips * (wide * into + width * out) + (strips + frames * ROWS) * width * out
     weights = 27 * into * out + (taps // seen if step >= height else taps)
     return rows + sums + weights
 
@@ -100,8 +100,7 @@ def conv3d(
     Args:
         past_BC2HW: the two frames before, as they were filled; it becomes the last two filled frames.
         fill: ``fill(out, x)`` writes what is convolved, of some rows of ``x``. Both are ``[1, C, T, rows, W]``.
-        out_BOTHW: room for what comes out, without gaps; it may be ``x`` itself. As all others its channels are last
-            in memory.
+        out_BOTHW: room for what comes out; it may be ``x`` itself. As all others its channels are last in memory.
 
     Returns:
         ``out``.
@@ -128,6 +127,7 @@ def conv3d(
     timed = new(seen, max((step + 2) * wide * channels, step * width * made))
     rows = timed[:, : (step + 2) * wide * channels].view(seen, step + 2, wide, channels)
     products = timed[:, : step * width * made].view(seen, strips, ROWS, width * made)  # over the rows of their time
+    values = new(frames, ROWS, width, made)
     sums, convolved = new(window, strips, wide, channels), new(strips, window, width, made)
 
     def take(clip: int, first: int, at: int) -> None:
@@ -160,7 +160,6 @@ def conv3d(
                 torch.bmm(out_rows, convolved.flatten(2), out=products[time])
             for strip in range(strips):
                 place = result[clip, :, top + strip * ROWS : top + (strip + 1) * ROWS]
-                there = place.view(frames, -1)
-                torch.mm(out, products[:, strip].flatten(1)[:, : there.shape[1]], out=there)
-                place.add_(bias_O)
+                torch.mm(out, products[:, strip].flatten(1), out=values.flatten(1))
+                torch.add(values[:, : place.shape[1]], bias_O, out=place)
     return out_BOTHW
