@@ -47,6 +47,13 @@ def test_wrong_pairs_of_editing_tasks_are_many_and_each_names_two_sides_and_a_fi
         assert row.fix not in row.sides, row.id
 
 
+def test_what_is_slow_once_is_judged_again_and_what_is_slow_twice_is_wrong(tmp_path):
+    spent = [1.1, 0, 1.1, 1.1]
+    row = refused("slow at first", lambda rig: lambda: spends(spent.pop(0)), InputError, "late")
+    assert not run(row, tmp_path / "a").problems
+    assert run(row, tmp_path / "b").problems and not spent
+
+
 def test_a_run_is_seen_to_begin_with_its_first_block(tmp_path):
     rig = Rig(tmp_path)
     act = sampler("vace-1.3b", conditioning=vace_entry())(rig)

@@ -1,5 +1,8 @@
 """A stored linear computes what nn.Linear computes on the decoded weight, and copies nothing that needs no copy."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.conftest import ROOT
 from wan_core.runtime import linear as module
 from wan_core.runtime.linear import StoredLinear, storage_linears
 
@@ -58,6 +62,31 @@ def test_no_copy_is_made_where_the_storage_type_is_the_compute_type(monkeypatch)
     layer = stored(torch.randn(4, 4))
     layer(torch.randn(2, 4))
     assert used[0].data_ptr() == layer.weight.data_ptr()
+
+
+PRODUCTS = """
+import torch
+from torch import nn
+from wan_core.runtime.linear import StoredLinear
+
+torch.manual_seed(0)
+layer = StoredLinear(nn.Linear(64, 48).to(torch.bfloat16), torch.bfloat16)
+plain = nn.Linear(64, 48).to(torch.bfloat16)
+plain.load_state_dict(layer.state_dict())
+x = torch.randn(300, 64, dtype=torch.bfloat16)
+with torch.inference_mode():
+    torch.testing.assert_close(layer(x), plain(x), atol=1e-2, rtol=1e-2)
+    gelu = nn.GELU(approximate="tanh")
+    torch.testing.assert_close(layer.with_gelu(x), gelu(plain(x)), atol=1e-2, rtol=1e-2)
+"""
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "ALL"])
+def test_bfloat16_is_computed_on_processors_without_it_too(instructions):
+    """oneDNN's own layers refuse it there."""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions}
+    done = subprocess.run([sys.executable, "-c", PRODUCTS], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_linear_is_replaced_and_names_stay():
