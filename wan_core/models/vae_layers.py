@@ -151,8 +151,11 @@ class ResidualBlock(nn.Module):
 
 
 def _pixelwise(x: Tensor, conv: nn.Module) -> Tensor:
-    """A convolution of one pixel, as a matrix product over all pixels."""
-    return F.linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
+    """A convolution of one pixel, as a matrix product over all pixels. They are one axis: of a cut-out with more axes
+    PyTorch would round the product before it adds the bias."""
+    pixels = x.movedim(1, -1)
+    made = F.linear(pixels.flatten(0, -2), conv.weight.flatten(1), conv.bias)
+    return made.unflatten(0, pixels.shape[:-1]).movedim(-1, 1)
 
 
 class AttentionBlock(nn.Module):

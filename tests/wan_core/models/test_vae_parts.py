@@ -15,6 +15,7 @@ from wan_core.models.vae_layers import (
     ResidualBlock,
     Upsample,
     phase_kernel,
+    pixels_last,
 )
 from wan_core.models.vae_parts import Box, Span, needs, run_local
 from wan_core.stages.vae_work import cut
@@ -162,6 +163,19 @@ def test_an_axis_is_cut_without_a_gap():
             assert spans[0].lo == 0 and spans[-1].hi == size
             assert all(a.hi == b.lo for a, b in itertools.pairwise(spans))
             assert all(len(span) >= 1 for span in spans)
+
+
+def test_a_cut_out_is_rounded_as_a_copy_of_it_is():
+    """In bfloat16, where a block changes its width: a product and its bias are rounded together."""
+    torch.manual_seed(0)
+    block = ResidualBlock(16, 32).bfloat16().eval()
+    for weight in block.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    whole = pixels_last(1, 16, 1, 6, 40, like=torch.empty(0, dtype=torch.bfloat16)).copy_(torch.randn(1, 16, 1, 6, 40))
+    part = whole[..., 3:31]
+    copy = pixels_last(*part.shape, like=part).copy_(part)
+    with torch.no_grad():
+        assert torch.equal(block(part, {}), block(copy, {}))
 
 
 def test_bf16_in_parts_is_no_further_from_float32_than_whole():

@@ -1,6 +1,7 @@
 """The VAE in parts: as memory allows, down a ladder when it runs out, and never other pixels."""
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -114,6 +115,22 @@ def test_windows_join_without_a_trace(monkeypatch):
     assert len(mu) == 11
     for got, whole in zip((torch.cat(frames, dim=1), torch.cat(mu, dim=2)), want):
         assert (got - whole).norm() <= 1e-6 * whole.norm()
+
+
+def test_frames_that_were_handed_over_are_gone_while_the_next_are_made(monkeypatch):
+    made, given, alive, plain = handle(), [], [], vae._decoded
+
+    def watched(*arguments):
+        for window, frames in plain(*arguments):
+            given.append(weakref.ref(frames.untyped_storage()))
+            yield window, frames
+            del frames
+
+    monkeypatch.setattr(vae, "_decoded", watched)
+    ports = Ports(progress=lambda *_: alive.append(sum(ref() is not None for ref in given)))
+    vae.decode(made, torch.randn(1, 16, 7, 2, 3), ports)
+    assert len(given) == 4 and len(alive) == 7
+    assert not any(alive)
 
 
 def test_progress_counts_every_part():
