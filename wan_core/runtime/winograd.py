@@ -3,8 +3,8 @@
 ``m`` values that come out of 3 taps take ``m + 2`` multiplications instead of ``3 m``: sums of what goes in are
 multiplied with sums of taps, and sums of the products are what comes out. Four frames by four rows so take a quarter of
 the work. What is left are convolutions along the columns, which PyTorch does: its convolutions use all of a CPU, its
-matrix products half of an AMD one (500 against 215 GFLOP/s on two cores with AVX-512). float32 results are about 1e-6
-off (by norm, from float64), plain ones half as much; in narrower types it would be too much.
+matrix products may use half of an AMD one (215 of 500 GFLOP/s on two cores with AVX-512). float32 results are about
+1e-6 off (by norm, from float64), plain ones half as much; in narrower types it would be too much.
 
 Source: Winograd, "Arithmetic Complexity of Computations" (1980); Lavin and Gray, arXiv 1509.09308; for the choice of
 points Barabasz et al., arXiv 1803.10986.
@@ -25,7 +25,7 @@ ROWS = 4
 LEAST_CHANNELS = 32
 """Below it the sums cost more than the products that they save."""
 LEAST_WIDTH = 32
-"""Below it the columns beyond both edges are too much of the work."""
+"""Below it a row is too little for what it takes to sum it (96 channels; 192 would gain from 16 on)."""
 VALUES = 96 * 1024
 """Pixels by channels of the sums that are convolved at once. Fewer are too little work for a call, more leave the
 processor's cache."""
