@@ -156,7 +156,8 @@ def peak_memory(result: list[float]) -> Iterator[None]:
 
 
 def run(row: Row, folder: Path) -> Verdict:
-    """Prepare, act and judge. What is wrong by its time alone gets a second chance: the machine may have been busy."""
+    """Prepare, act and judge. What is wrong by its time alone gets a second chance: threads that spin
+    and caches that are cold count too. What a first time costs a process is not seen so."""
     verdict = _judged(row, folder)
     if verdict.cpu_s >= MAX_CPU_S and len(verdict.problems) == 1:
         verdict = _judged(row, folder.with_name(f"{folder.name} again"))

@@ -79,7 +79,7 @@ def decode_stream(vae: VaeHandle, latent_BCTHW: Tensor, ports: Ports, split: Spl
                 old = [pixel_frames(n, vae.spec.stride_t) if n else 0 for n in (window.start, given)]
                 yield window.stop - given, video[:, max(0, old[1] - old[0]) :]
                 given = window.stop
-            del video  # here and below: what was handed over is not kept while the next is made
+            del video  # here and below: what was handed over is not kept while the next window is made
 
     return _laddered(vae, _choices(vae, "decode", batch, height, width), split, ports, work)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.wan_core.stages.live_bytes import LiveBytes
 from wan_core.models.vae_layers import CausalConv3d, RMSNorm, pixels_last
 from wan_core.runtime import winograd
 
@@ -37,10 +38,9 @@ def test_the_sums_are_the_three_taps(count):
 
 @pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 8, 13])
 @pytest.mark.parametrize("frames", winograd.POINTS)
-@pytest.mark.parametrize("strips", [1, 2, 3, 9])
-def test_it_is_the_convolution(strips, frames, height, monkeypatch):
-    into, out = 40, 36
-    monkeypatch.setattr(winograd, "VALUES", strips * WIDTH * into)
+@pytest.mark.parametrize(("strips", "into", "out"), [(1, 40, 36), (2, 40, 36), (3, 36, 80), (9, 40, 36)])
+def test_it_is_the_convolution(strips, into, out, frames, height, monkeypatch):
+    monkeypatch.setattr(winograd, "VALUES", strips * WIDTH * max(into, out))
     past, x = picture(2, into, 2, height), picture(2, into, frames, height)
     weight, bias = torch.randn(out, into, 3, 3, 3) / 30, torch.randn(out)
     run = torch.cat([past, 2 * x], dim=2).double()
@@ -51,6 +51,21 @@ def test_it_is_the_convolution(strips, frames, height, monkeypatch):
     assert ((made - wanted).norm() / wanted.norm()).item() < 2e-6
     assert (made - wanted).abs().max() < 1e-5 * wanted.abs().max()
     assert torch.equal(past, run[:, :, -2:].float())
+
+
+@pytest.mark.parametrize("frames", winograd.POINTS)
+@pytest.mark.parametrize(("into", "out"), [(48, 48), (32, 64), (64, 32)])
+@pytest.mark.parametrize("strips", [1, 3, 9])
+def test_it_takes_the_room_that_is_planned_for(strips, into, out, frames, monkeypatch):
+    """In one go and in several."""
+    monkeypatch.setattr(winograd, "VALUES", strips * WIDTH * max(into, out))
+    past, x = picture(1, into, 2), picture(1, into, frames)
+    weight, bias = torch.randn(out, into, 3, 3, 3), torch.randn(out)
+    made = pixels_last(1, out, frames, 13, WIDTH, like=x)
+    with LiveBytes() as memory:
+        winograd.conv3d(past, x, weight, bias, doubled, made)
+    planned = 4 * winograd.room(frames, 13, WIDTH, into, out)
+    assert 0.9 * planned <= memory.peak <= 1.01 * planned
 
 
 @pytest.mark.parametrize("strips", [1, 2, 9])

@@ -127,9 +127,12 @@ def test_frames_that_were_handed_over_are_gone_while_the_next_are_made(monkeypat
             del frames
 
     monkeypatch.setattr(vae, "_decoded", watched)
-    ports = Ports(progress=lambda *_: alive.append(sum(ref() is not None for ref in given)))
-    vae.decode(made, torch.randn(1, 16, 7, 2, 3), ports)
-    assert len(given) == 4 and len(alive) == 7
+
+    def look(*_) -> None:
+        alive.append(sum(ref() is not None for ref in given))
+
+    vae.decode(made, torch.randn(1, 16, 7, 2, 3), Ports(check_cancel=look, progress=look))
+    assert len(given) == 4 and len(alive) == 4 + 2 * 7
     assert not any(alive)
 
 
