@@ -1,8 +1,10 @@
 """Decode into a file and encode from one: is memory flat, is the file whole, is nothing left when it goes wrong?
 
-``python3 -m benchmarks.video_file [--frames 33 65 257] [--size 128] [--codec h264] [--quality highest] [--json]``
+``python3 -m benchmarks.video_file [--vae nano] [--frames 33 65 257] [--size 128] [--codec h264]
+[--quality highest] [--json]``
 
-Uses the small trained VAE of ``models/``, on the CPU. Four tables:
+Uses the small trained VAE of ``models/``, or with ``--vae 2.1`` one of real width with random weights, on the CPU. Four
+tables:
 
 * memory: each length in a process of its own; the peak of the resident memory, while a latent becomes a file and while
   that file becomes a latent again. Flat is: the longest within 1 % of the shortest. ``in memory`` is the same with the
@@ -13,8 +15,8 @@ Uses the small trained VAE of ``models/``, on the CPU. Four tables:
   there before and changed.
 * full disk: a limit on the size of files at ten points of a file (the error a file system gives that takes no more).
 
-The shortest length should be past the encoder's look-ahead (20 frames for h264), which is memory that every longer
-video takes too. Linux only; see ``benchmarks/vae_memory.py`` for the fixed settings of malloc.
+Where the VAE is small, the shortest length should be past the encoder's look-ahead (20 frames for h264), which is
+memory that every longer video takes too. Linux only; see ``benchmarks/vae_memory.py`` for the fixed settings of malloc.
 """
 
 import argparse
@@ -49,7 +51,13 @@ def pattern(frames: int, size: int) -> Iterator:
         yield (127 + 80 * waves + 40 * disc).clip(0, 255).astype(np.uint8)
 
 
-def small_vae():
+def vae_of(name: str):
+    if name != "nano":
+        import torch
+
+        from benchmarks.vae_exact import CONFIGS, handle
+
+        return handle(CONFIGS[name], torch.float32)
     from benchmarks.nano_run import COMPUTE
     from wan_core.stages.load import load_vae
 
@@ -88,7 +96,7 @@ def child(args: argparse.Namespace) -> dict:
     from wan_core.stages.video_file import Cut, byte_frames, decoded_frames, encode_file
 
     torch.set_num_threads(args.threads)
-    vae, (frames,) = small_vae(), args.frames
+    vae, (frames,) = vae_of(args.vae), args.frames
     place = Place(folder=Path(args.folder), name=f"clip_{frames}")
     if args.child == "encode":
         before, path = None, next(Path(args.folder).glob(f"clip_{frames}_*"))
@@ -113,7 +121,7 @@ def child(args: argparse.Namespace) -> dict:
 def in_child(args: argparse.Namespace, job: str, frames: int, folder: str) -> dict:
     command = [sys.executable, "-m", "benchmarks.video_file", "--child", job, "--folder", folder]
     command += ["--frames", str(frames), "--size", str(args.size), "--codec", args.codec, "--quality", args.quality]
-    command += ["--threads", str(args.threads)]
+    command += ["--threads", str(args.threads), "--vae", args.vae]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **MALLOC}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{job} of {frames} frames ended with exit code {done.returncode}:\n{done.stderr}")
@@ -145,7 +153,7 @@ def played(args: argparse.Namespace, folder: str) -> list[dict]:
     from wan_core.stages.video_file import decoded_frames
 
     torch.set_num_threads(args.threads)
-    vae, results = small_vae(), []
+    vae, results = vae_of(args.vae), []
     for frames in args.frames:
         (path,) = (p for p in Path(folder).glob(f"clip_{frames}_00001_*"))
         errors, read = [], 0
@@ -241,6 +249,7 @@ def say(args: argparse.Namespace, line: str) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks.video_file", description=__doc__.splitlines()[0])
+    parser.add_argument("--vae", choices=("nano", "2.1"), default="nano", help="2.1: real width, random weights")
     parser.add_argument("--frames", type=int, nargs="+", default=[33, 65, 257], help="4n+1 each, the shortest first")
     parser.add_argument("--size", type=int, default=128, help="height and width in pixels")
     parser.add_argument("--codec", default="h264")

@@ -23,7 +23,10 @@ from .vae import decode_stream, encode_stream
 def byte_frames(runs_BFHWC: Iterator[Tensor]) -> Iterator[Tensor]:
     """Runs of one clip ``[1, n, H, W, 3]`` in 0..1 -> its frames, uint8 ``[H, W, 3]``, rounded to the nearest."""
     for run in runs_BFHWC:
-        yield from run[0].mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+        frames = run[0].mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+        del run  # and the frames below: they are not kept while the next are made
+        yield from frames
+        del frames
 
 
 def decoded_frames(vae: VaeHandle, latent_1CTHW: Tensor, ports: Ports) -> Iterator[Tensor]:
